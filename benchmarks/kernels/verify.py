@@ -1,0 +1,190 @@
+"""Fast kernels against the references on a GPU: outputs, final states, every gradient.
+
+    python benchmarks/kernels/verify.py --out verify.json [--op gated_delta] [--quick]
+
+The truth is the reference in fp64 on the same (rounded) inputs. Fresh memory is filled with NaN, so
+that a kernel that reads what it did not write is found. Errors are relative: norm of the difference
+over norm of the truth; NaN fails. Exit code 1 if anything failed.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import Case, environment, inputs, settings
+from torch import Tensor
+
+from hydrahead.core.jsonio import write_json
+from hydrahead.kernels.backend import REFERENCES, resolve
+
+TOLERANCES = {"bfloat16": 0.01, "float32": 0.004}
+"""Of outputs, states and gradients; fp32 runs in TF32 inside fla."""
+GATE_TOLERANCES = {"bfloat16": 0.03, "float32": 0.01}
+"""Of the gradients of gates, which are sums of terms that cancel."""
+Tensors = dict[str, Tensor]
+GATES = ("gradient of log_decay", "gradient of beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One tensor of one case."""
+
+    case: str
+    tensor: str
+    error: float
+    tolerance: float
+    passed: bool
+
+
+def all_cases(quick: bool) -> Iterator[Case]:
+    """The matrix. Each new (head_dim, dtype) pair costs a minute or two of compilation."""
+    packed = ((1, 63, 65, 871), (500, 500))
+    for op in ("gated_delta", "lightning"):
+        main = Case(op=op)
+        yield main
+        for groups in (1, 2):
+            yield replace(main, groups=groups)
+        yield replace(main, form="recurrent", tokens=1, groups=2)
+        if quick:
+            continue
+        for tokens in (1, 63, 1000):
+            yield replace(main, tokens=tokens)
+        yield replace(main, tokens=1000, state=False)
+        yield replace(main, tokens=1000, lengths=packed, state=False)
+        yield replace(main, tokens=1000, lengths=packed, groups=2)
+        yield replace(main, form="recurrent", tokens=64)
+        if op == "gated_delta":
+            yield replace(main, tokens=1000, beta_range=2.0)
+        else:
+            yield replace(main, tokens=1000, padded=True, groups=2)
+            yield replace(main, form="recurrent", tokens=64, padded=True)
+        for head_dim, dtype in ((64, "bfloat16"), (32, "bfloat16"), (64, "float32")):
+            yield replace(main, tokens=200, head_dim=head_dim, dtype=dtype, groups=2)
+            yield replace(
+                main, form="recurrent", tokens=5, head_dim=head_dim, dtype=dtype, groups=2
+            )
+
+
+@contextmanager
+def poisoned_memory(device: torch.device) -> Iterator[None]:
+    """Memory that is allocated and not written reads as NaN."""
+    torch.cuda.empty_cache()
+    for size in (*[2**power for power in range(7, 20)] * 8, *[2**24] * 16):
+        blocks = [torch.full((size,), torch.nan, device=device) for _ in range(4)]
+        del blocks
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # On by default, and only looked at in deterministic mode.
+    assert getattr(torch.utils.deterministic, "fill_uninitialized_memory")  # noqa: B009
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def run(form: Any, named: dict[str, Tensor], rest: dict[str, Any], needs_grad: bool) -> Tensors:
+    """Outputs, final state and gradients of a fixed random projection of both."""
+    leaves = {
+        name: x.detach().clone().requires_grad_(needs_grad and name in wanted(named))
+        for name, x in named.items()
+    }
+    copies = {name: x.detach().clone() for name, x in leaves.items()}
+    out, state = form(**leaves, **rest)
+    found = {"output": out, "final state": state}
+    if "valid" in rest:
+        found["output"] = out * rest["valid"][:, :, None, None]
+    if needs_grad:
+        draw = torch.Generator(device=out.device).manual_seed(1)
+        total = torch.zeros((), dtype=torch.float64, device=out.device)
+        for x in tuple(found.values()):
+            weights = torch.randn(x.shape, generator=draw, device=x.device, dtype=torch.float64)
+            total = total + (x * weights.to(x.dtype)).double().sum()
+        total.backward()
+        for name, x in leaves.items():
+            if x.requires_grad:
+                found[f"gradient of {name}"] = x.grad
+    for name, x in leaves.items():
+        assert torch.equal(x, copies[name]), f"{name} was written"
+    return {name: x.detach().double() for name, x in found.items()}
+
+
+def wanted(named: dict[str, Tensor]) -> set[str]:
+    """Inputs that get a gradient: all but lightning's constant decay."""
+    return {name for name, x in named.items() if x.ndim > 1}
+
+
+def check(case: Case, device: torch.device) -> list[Check]:
+    """Run one case on both."""
+    named, rest = inputs(case, device), settings(case, device)
+    truth = run(
+        getattr(REFERENCES.load(case.op), case.form),
+        {name: x.double() for name, x in named.items()},
+        rest,
+        case.needs_grad,
+    )
+    kernel = resolve(case.op, device, case.torch_dtype, needs_grad=case.needs_grad, override="fast")
+    with poisoned_memory(device):
+        ours = run(getattr(kernel, case.form), named, rest, case.needs_grad)
+    checks = []
+    for name, exact in truth.items():
+        table = GATE_TOLERANCES if name in GATES else TOLERANCES
+        error = float((ours[name] - exact).norm() / exact.norm().clamp_min(1e-30))
+        tolerance = table[case.dtype]
+        checks.append(
+            Check(
+                case=case.label(),
+                tensor=name,
+                error=error,
+                tolerance=tolerance,
+                passed=error <= tolerance,
+            )
+        )
+    return checks
+
+
+def main() -> int:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description="fast kernels against the references")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
+    parser.add_argument("--op", choices=list(REFERENCES), help="only this operation")
+    parser.add_argument("--quick", action="store_true", help="one shape per operation")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*deterministic.*")
+    device = torch.device("cuda", 0)
+    record: dict[str, Any] = {"environment": environment(device), "checks": [], "failures": []}
+    print(record["environment"])
+    for case in all_cases(arguments.quick):
+        if arguments.op not in (None, case.op):
+            continue
+        start = time.perf_counter()
+        try:
+            checks = check(case, device)
+        except Exception as error:
+            record["failures"].append({"case": case.label(), "error": repr(error)})
+            print(f"FAILED  {case.label()}: {error!r}", flush=True)
+            continue
+        record["checks"] += [asdict(found) for found in checks]
+        wrong = [found for found in checks if not found.passed]
+        worst = max(checks, key=lambda found: found.error / found.tolerance)
+        print(
+            f"{'WRONG' if wrong else 'ok':7} {case.label():52} worst {worst.tensor} "
+            f"{worst.error:.1e} of {worst.tolerance:.0e}  {time.perf_counter() - start:6.1f} s",
+            flush=True,
+        )
+        for found in wrong:
+            print(f"        {found.tensor}: {found.error:.2e} > {found.tolerance:.0e}")
+        write_json(arguments.out, {**record, "passed": False})
+    passed = not record["failures"] and all(found["passed"] for found in record["checks"])
+    write_json(arguments.out, {**record, "passed": passed})
+    print("all passed" if passed else "FAILED", f"({len(record['checks'])} tensors)")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

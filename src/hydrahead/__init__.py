@@ -1,0 +1,83 @@
+"""HydraHead: decide per attention head which mixer runs it.
+
+The public names, imported when they are first used, so that reading a plan never waits for torch.
+The one import-time act is that `AutoConfig` and `AutoModelForCausalLM` learn to load hybrids.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydrahead.core.errors import HydraHeadError
+    from hydrahead.evaluation import evaluate, write_report
+    from hydrahead.model.configuration import HydraConfig
+    from hydrahead.model.modeling import HydraForCausalLM
+    from hydrahead.plan import HeadPlan, HeadScores, ModelGeometry, make_plan
+    from hydrahead.scoring.run import score_heads
+    from hydrahead.transfer.convert import convert
+    from hydrahead.transfer.distill import distill
+    from hydrahead.transfer.export import export
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "HeadPlan": "hydrahead.plan.head_plan",
+    "HeadScores": "hydrahead.plan.scores",
+    "HydraConfig": "hydrahead.model.configuration",
+    "HydraForCausalLM": "hydrahead.model.modeling",
+    "HydraHeadError": "hydrahead.core.errors",
+    "ModelGeometry": "hydrahead.plan.geometry",
+    "convert": "hydrahead.transfer.convert",
+    "distill": "hydrahead.transfer.distill",
+    "evaluate": "hydrahead.evaluation.runner",
+    "export": "hydrahead.transfer.export",
+    "make_plan": "hydrahead.plan.make",
+    "score_heads": "hydrahead.scoring.run",
+    "write_report": "hydrahead.evaluation.report",
+}
+
+__all__ = [
+    "HeadPlan",
+    "HeadScores",
+    "HydraConfig",
+    "HydraForCausalLM",
+    "HydraHeadError",
+    "ModelGeometry",
+    "convert",
+    "distill",
+    "evaluate",
+    "export",
+    "make_plan",
+    "score_heads",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
+
+def _register() -> None:
+    """Teach the Auto classes to load hybrids: the one import-time act.
+
+    Eager on purpose (decided by the lead): an import hook that waits for transformers saves `--help` two
+    seconds and breaks whenever another hook or another transformers release imports in another order.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("hydrahead.model.modeling") is None:  # TEMPORARY until it lands
+        return
+    from hydrahead.model import register
+
+    register()
+
+
+_register()

@@ -1,0 +1,1 @@
+"""The small teacher and its tokenizer that the demo and the tests run on."""

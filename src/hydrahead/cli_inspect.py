@@ -1,0 +1,149 @@
+"""`hydrahead inspect`: what any artefact or model is, drawn in the terminal."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from hydrahead.cli_frame import Outcome
+from hydrahead.core.artefacts import artefact_kind, read_record
+from hydrahead.core.errors import HydraHeadError
+
+
+def inspect_anything(path: str) -> Outcome:
+    """A plan, scores, an evaluation, a hybrid, a checkpoint or a Hugging Face name.
+
+    Raises:
+        HydraHeadError: There is nothing we know at `path`.
+    """
+    here = Path(path)
+    kind = artefact_kind(here) if here.exists() else None
+    show = _SHOW.get(kind or "", _show_by_content)
+    outcome = show(here if here.exists() else path)
+    if kind is None:
+        return outcome
+    record = read_record(here)
+    made = (
+        f"{kind} artefact of {record.created_at}, {record.wall_seconds:.0f} s, seed {record.seed}"
+    )
+    data = {**outcome.data, "record": record.model_dump(mode="json")}
+    return Outcome(data=data, lines=[*outcome.lines, made])
+
+
+def _show_by_content(path: Path | str) -> Outcome:
+    """What is no artefact of ours: a checkpoint, a bare plan, a Hugging Face name."""
+    if isinstance(path, Path) and path.is_file():
+        return _show_plan(path)
+    if isinstance(path, Path) and not (path / "config.json").is_file():
+        what = "is neither an artefact nor a model directory"
+        raise HydraHeadError(what, where=path, mend="name a plan, scores, results or a model")
+    return _show_model(path)
+
+
+def _show_plan(path: Path | str) -> Outcome:
+    from hydrahead.plan.files import read_plan
+
+    return plan_outcome(read_plan(path))
+
+
+def _show_model(path: Path | str) -> Outcome:
+    from hydrahead.plan import HeadPlan, ModelGeometry
+    from hydrahead.plan.files import read_plan
+
+    geometry = ModelGeometry.from_pretrained(path)
+    is_hybrid = isinstance(path, Path) and _model_type(path) == "hydrahead"
+    return plan_outcome(read_plan(path) if is_hybrid else HeadPlan.all_full(geometry))
+
+
+def plan_outcome(plan: Any) -> Outcome:
+    """The map of a `HeadPlan`, and what it costs from 8K to 1M tokens."""
+    from hydrahead.plan.drawing import CONTEXTS, draw_cost, draw_plan
+
+    data = {
+        "full_fraction": plan.full_fraction,
+        "unit": plan.unit,
+        "costs": {str(context): cost_data(plan, context) for context in CONTEXTS},
+        "plan": plan.to_dict(),
+    }
+    return Outcome(data=data, lines=[draw_plan(plan), "", draw_cost(plan)])
+
+
+def cost_data(plan: Any, context: int) -> dict[str, int]:
+    """Cost of one sequence of `context` tokens as plain JSON."""
+    cost = plan.cost(context)
+    return {"kv_bytes": cost.kv_bytes, "state_bytes": cost.state_bytes, "flops": cost.flops}
+
+
+def _show_scores(path: Path | str) -> Outcome:
+    from hydrahead.plan import HeadScores
+    from hydrahead.plan.drawing import draw_scores
+
+    scores = HeadScores.load(path)
+    data = {**scores_data(scores), "values": scores.values.tolist()}
+    return Outcome(data=data, lines=[draw_scores(scores)])
+
+
+def scores_data(scores: Any) -> dict[str, Any]:
+    """The head of a `HeadScores` as plain JSON."""
+    return {
+        "method": scores.method,
+        "layers": scores.geometry.num_layers,
+        "q_heads": scores.geometry.num_q_heads,
+        "probes": list(scores.probes),
+        "zero_fraction": scores.zero_fraction,
+        "split_half_reliability": scores.split_half_reliability,
+        "split_half_non_zero": scores.split_half_non_zero,
+    }
+
+
+def _show_evaluation(path: Path | str) -> Outcome:
+    return evaluation_outcome(Path(path))
+
+
+def evaluation_outcome(path: Path) -> Outcome:
+    """Scores of every model, task by task, all lengths and depths together."""
+    from hydrahead.evaluation.results import all_tasks, read_results
+
+    results = read_results(path)
+    tasks = all_tasks(results.models)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task")
+    for model in results.models:
+        table.add_column(model.name, justify="right", overflow="fold")
+    scores: dict[str, dict[str, Any]] = {model.name: {} for model in results.models}
+    for task in tasks:
+        row: list[str] = []
+        for model in results.models:
+            summary = model.summary(task)
+            scores[model.name][task] = None if summary is None else summary.model_dump(mode="json")
+            row.append("-" if summary is None else _mean(summary))
+        table.add_row(task, *row)
+    for model in results.models:
+        if model.position_loss is not None:
+            scores[model.name]["perplexity"] = model.position_loss.perplexity
+    lengths = ", ".join(map(str, results.settings.lengths))
+    note = f"mean score and its standard error over lengths {lengths} and all depths"
+    lines: list[RenderableType] = [table, note]
+    return Outcome(data={"results": str(path), "models": scores}, lines=lines)
+
+
+def _mean(summary: Any) -> str:
+    return f"{summary.mean:.3f} ({summary.standard_error:.3f})"
+
+
+def _model_type(directory: Path) -> object:
+    from hydrahead.core.jsonio import read_json
+
+    config = read_json(directory / "config.json")
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+_SHOW: Mapping[str, Callable[[Path | str], Outcome]] = {
+    "plan": _show_plan,
+    "scores": _show_scores,
+    "model": _show_model,
+    "checkpoint": _show_model,
+    "evaluation": _show_evaluation,
+}

@@ -1,0 +1,1 @@
+"""Artefacts, errors, tables, seeds and progress: what every room shares. No torch."""

@@ -1,0 +1,53 @@
+"""`write_report`: one self-contained HTML page out of any number of artefacts.
+
+Nothing on the page comes from elsewhere: pictures are SVG in the text, styles are in its head, no
+script runs. What the page says is computed in `pages.py`; the template only arranges it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.jsonio import write_text
+from hydrahead.evaluation.inputs import gather
+from hydrahead.evaluation.pages import build_page
+
+_TEMPLATE = "report.html.jinja"
+
+
+def write_report(dirs: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
+    """Write a page about evaluations, scores, plans and training logs.
+
+    Args:
+        dirs: artefacts: evaluations (several are put side by side), scores, plan.json files, model
+            directories with a training log or a plan. Training logs of evaluated models are found
+            by themselves.
+        out: the HTML file; replaced if it is there.
+        title: the page's heading.
+
+    Returns:
+        `out`.
+
+    Raises:
+        HydraHeadError: a path that is missing or holds nothing to show, or `out` is a directory.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise HydraHeadError("is a directory", where=out, mend="name a file such as report.html")
+    page = build_page(gather(dirs), title=title)
+    environment = Environment(
+        loader=PackageLoader("hydrahead.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(
+        out, environment.get_template(_TEMPLATE).render(page=page, style=Markup(style)) + "\n"
+    )
+    return out

@@ -1,0 +1,1 @@
+"""Tensor maths only: readable references and their fast twins."""

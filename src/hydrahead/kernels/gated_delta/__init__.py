@@ -1,0 +1,1 @@
+"""The gated delta rule (arXiv 2412.06464)."""

@@ -1,0 +1,1 @@
+"""One file per mixer: parameters, state, and how it starts from a teacher head."""

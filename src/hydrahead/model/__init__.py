@@ -1,0 +1,12 @@
+"""The hybrid as a transformers model: configuration, modules, cache, families."""
+
+
+def register() -> None:
+    """Make `AutoConfig` and `AutoModelForCausalLM` load hybrids; called by `import hydrahead`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hydrahead.model.configuration import HydraConfig
+    from hydrahead.model.modeling import HydraForCausalLM
+
+    AutoConfig.register(HydraConfig.model_type, HydraConfig, exist_ok=True)
+    AutoModelForCausalLM.register(HydraConfig, HydraForCausalLM, exist_ok=True)

@@ -1,0 +1,109 @@
+"""One layer's attention: the plan's mixers side by side, fusion, output projection.
+
+    x -> mixers -> outputs in slot order -> fusion -> W_o  (+ parallel mixers, which have a W_o of
+    their own)
+
+The mixers' heads come out in mixer order and go back to the teacher's slots, so W_o is the
+teacher's own.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hydrahead.mixers.build import build_mixer, mixer_shape
+from hydrahead.mixers.contract import HeadMixer, MixContext, MixerShape, MixerState
+from hydrahead.mixers.head_order import runs_of, take_heads
+from hydrahead.mixers.tap_point import TapPoint
+from hydrahead.model.configuration import HydraConfig
+from hydrahead.model.fusion import Fusion
+from hydrahead.plan.assignment import HeadGroup
+from hydrahead.plan.head_plan import HeadPlan
+
+
+class HydraAttention(nn.Module):
+    """The mixers of one layer.
+
+    Attributes:
+        mixers: one per distinct spec, in the order of `plan.layer_mixers(layer)`.
+        parallel: mixers with heads of their own, added after the output projection.
+        fusion: None when no slot of the layer asks for it.
+    """
+
+    def __init__(self, config: HydraConfig, plan: HeadPlan, layer: int) -> None:
+        super().__init__()
+        assignments = plan.layer_mixers(layer)
+        num_q_heads = config.num_attention_heads
+        self.layer = layer
+        self.mixers = nn.ModuleList(
+            build_mixer(assignment.spec, _shape(config, assignment.groups))
+            for assignment in assignments
+        )
+        self.parallel = nn.ModuleList(
+            build_mixer(spec, _shape(config, ())) for spec in plan.layers[layer].parallel
+        )
+        slots = [slot for assignment in assignments for slot in assignment.q_slots]
+        assert sorted(slots) == list(range(num_q_heads)), "every q_head has exactly one mixer"
+        self._sources = runs_of(sorted(range(num_q_heads), key=slots.__getitem__))
+        normalised = {
+            slot: assignment.spec.normalise_output
+            for assignment in assignments
+            for slot in assignment.q_slots
+        }
+        self.fusion: Fusion | None = None
+        if any(normalised.values()):
+            self.fusion = Fusion(tuple(normalised[slot] for slot in range(num_q_heads)))
+        self.o_proj = nn.Linear(
+            num_q_heads * config.head_dim, config.hidden_size, bias=config.attention_output_bias
+        )
+        self.heads_tap = TapPoint()
+
+    def init_states(
+        self, batch: int, *, capacity: int | None, device: torch.device, dtype: torch.dtype
+    ) -> list[MixerState]:
+        """Empty states of the mixers, then of the parallel ones."""
+        return [
+            mixer.init_state(batch, capacity=capacity, device=device, dtype=dtype)
+            for mixer in self._all()
+        ]
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "b t d"],
+        context: MixContext,
+        states: list[MixerState] | None = None,
+    ) -> tuple[Float[Tensor, "b t d"], list[MixerState] | None]:
+        """The layer's attention output, and the next states (None if none were given)."""
+        outputs: list[Tensor] = []
+        next_states: list[MixerState] = []
+        for index, mixer in enumerate(self._all()):
+            output, state = mixer(hidden, context, None if states is None else states[index])
+            outputs.append(output)
+            if states is not None:
+                assert state is not None, "a mixer that is given a state returns one"
+                next_states.append(state)
+        heads = self.heads_tap(self._fuse(outputs[: len(self.mixers)]))
+        result = self.o_proj(heads.flatten(2))
+        for output in outputs[len(self.mixers) :]:
+            result = result + output
+        return result, None if states is None else next_states
+
+    def _fuse(self, outputs: list[Tensor]) -> Float[Tensor, "b t q e"]:
+        heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+        heads = take_heads(heads, self._sources)
+        return heads if self.fusion is None else self.fusion(heads)
+
+    def _all(self) -> list[HeadMixer]:
+        return [*self.mixers, *self.parallel]  # type: ignore[list-item]
+
+
+def _shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:
+    return mixer_shape(
+        groups,
+        hidden_size=config.hidden_size,
+        head_dim=config.head_dim,
+        num_q_heads=config.num_attention_heads,
+        attention_bias=config.attention_bias,
+        qk_norm=config.qk_norm,
+        norm_eps=config.rms_norm_eps,
+    )

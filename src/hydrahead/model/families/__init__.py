@@ -1,0 +1,1 @@
+"""One file per checkpoint family: where its weights live and what they are called here."""

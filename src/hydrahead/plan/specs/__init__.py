@@ -1,0 +1,1 @@
+"""One file per mixer: its settings and what it costs. Plain data, no torch."""

@@ -1,0 +1,1 @@
+"""Python functions that return a complete, validated run configuration."""

@@ -1,0 +1,1 @@
+"""Loop, data, optimiser, checkpoints, metrics. Knows nothing of hybrids."""

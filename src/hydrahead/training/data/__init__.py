@@ -1,0 +1,1 @@
+"""Where training tokens come from: sources of documents, and their packing into rows."""

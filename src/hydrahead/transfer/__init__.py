@@ -1,0 +1,1 @@
+"""From teacher to hybrid and back: convert, export, distill."""
