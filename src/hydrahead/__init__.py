@@ -68,13 +68,9 @@ def __dir__() -> list[str]:
 def _register() -> None:
     """Teach the Auto classes to load hybrids: the one import-time act.
 
-    Eager on purpose (decided by the lead): an import hook that waits for transformers saves `--help` two
-    seconds and breaks whenever another hook or another transformers release imports in another order.
+    Eager on purpose: an import hook that waits for transformers would save `--help` two seconds and
+    break whenever another hook or another transformers release imports in another order.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("hydrahead.model.modeling") is None:  # TEMPORARY until it lands
-        return
     from hydrahead.model import register
 
     register()

@@ -8,23 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
+from hydrahead import cli_options as option
 from hydrahead.cli_frame import (
-    MODEL,
-    BatchSize,
-    Device,
-    Dtype,
-    Force,
-    Json,
-    Out,
     Outcome,
-    Seed,
-    Settings,
     assignments,
     names,
     numbers,
     pick_device,
+    read_prompt,
     run_app,
     verb,
 )
@@ -63,23 +56,19 @@ def _start(
 
 @verb(app)
 def score(
-    model: Annotated[str, Argument(help=f"The teacher: {MODEL}.")],
-    out: Out,
-    method: Annotated[
-        str, Option(help="counterfactual, retrieval, substitution or random.")
-    ] = "counterfactual",
-    twins: Annotated[
-        Path | None, Option(help="Aligned all-linear hybrid; for substitution.")
-    ] = None,
-    pairs: Annotated[int | None, Option(min=1, help="Samples per probe.")] = None,
-    length: Annotated[int | None, Option(help="Tokens per sample.")] = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    batch_size: BatchSize = 4,
-    seed: Seed = 0,
-    force: Force = False,
-    json: Json = False,
+    model: option.TeacherModel,
+    out: option.Out,
+    method: option.Method = "counterfactual",
+    twins: option.Twins = None,
+    pairs: option.Pairs = None,
+    length: option.Length = None,
+    settings: option.Settings = None,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    batch_size: option.BatchSize = 4,
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Find out how much every attention head matters."""
     from hydrahead.cli_inspect import inspect_anything
@@ -103,27 +92,17 @@ def score(
 
 @verb(app)
 def plan(
-    scores: Annotated[Path, Argument(help="What score wrote.")],
-    out: Annotated[Path, Option(help="The plan to write, for example plan.json.")],
-    full_fraction: Annotated[
-        float | None, Option(help="Share of the units that stay full attention, 0 to 1.")
-    ] = None,
-    kv_bytes: Annotated[
-        str | None, Option(metavar="N@CONTEXT", help="Or a budget of bytes: 256M@128K.")
-    ] = None,
-    policy: Annotated[
-        str, Option(help="global_top, constrained_top, per_layer_top or layerwise.")
-    ] = "global_top",
-    unit: Annotated[str, Option(help="What is given away: kv_head or q_head.")] = "kv_head",
-    linear: Annotated[
-        str, Option(help="Mixer of the rest, such as window:window=128,sinks=4.")
-    ] = "gated_delta",
-    preset: Annotated[str, Option(help="plain or paper.")] = "plain",
-    min_per_layer: Annotated[
-        int | None, Option(help="Full units per layer at least; for constrained_top.")
-    ] = None,
-    force: Force = False,
-    json: Json = False,
+    scores: option.ScoresDir,
+    out: option.PlanOut,
+    full_fraction: option.FullFraction = None,
+    kv_bytes: option.KvBytes = None,
+    policy: option.Policy = "global_top",
+    unit: option.UnitName = "kv_head",
+    linear: option.Linear = "gated_delta",
+    preset: option.Preset = "plain",
+    min_per_layer: option.MinPerLayer = None,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Choose the heads that keep full attention, within a budget."""
     from hydrahead.cli_inspect import plan_outcome
@@ -162,18 +141,14 @@ def plan(
 
 @verb(app)
 def convert(
-    model: Annotated[str, Argument(help=f"The teacher: {MODEL}.")],
-    plan: Annotated[Path, Argument(help="What plan wrote.")],
-    out: Out,
-    twins: Annotated[
-        Path | None, Option(help="Aligned all-linear hybrid to take linear heads from.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None, Option(metavar="TEXT", help="Text file to set the fusion scalars on.")
-    ] = None,
-    seed: Seed = 0,
-    force: Force = False,
-    json: Json = False,
+    model: option.TeacherModel,
+    plan: option.PlanFile,
+    out: option.Out,
+    twins: option.TwinsForConvert = None,
+    calibrate: option.Calibrate = None,
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Apply a plan to a checkpoint."""
     from hydrahead.cli_inspect import inspect_anything
@@ -185,10 +160,10 @@ def convert(
 
 @verb(app)
 def export(
-    model: Annotated[Path, Argument(help="An all-full hybrid.")],
-    out: Out,
-    force: Force = False,
-    json: Json = False,
+    model: option.FullHybrid,
+    out: option.Out,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Turn an all-full hybrid back into a checkpoint of its family."""
     from hydrahead.transfer.export import export as export_model
@@ -199,26 +174,20 @@ def export(
 
 @verb(app)
 def distill(
-    model: Annotated[Path, Argument(help="What convert or distill wrote.")],
-    out: Out,
-    teacher: Annotated[
-        str | None, Option(metavar="MODEL", help="What it was converted from.")
-    ] = None,
-    data: Annotated[
-        str, Option(metavar="SOURCE", help="builtin, a text file, folder, JSONL, or hf:NAME.")
-    ] = "builtin",
-    stages: Annotated[str, Option(help="Any of align,distill,extend.")] = "align,distill",
-    align_target: Annotated[
-        str, Option(help="output, or heads (for twins): where align compares.")
-    ] = "output",
-    length: Annotated[int | None, Option(min=1, help="Tokens per row, in every stage.")] = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    batch_size: Annotated[int | None, Option(min=1, help="Rows run at once.")] = None,
-    seed: Seed = 0,
-    force: Force = False,
-    json: Json = False,
+    model: option.Hybrid,
+    out: option.Out,
+    teacher: option.Teacher = None,
+    data: option.Data = "builtin",
+    stages: option.Stages = "align,distill",
+    align_target: option.AlignTarget = "output",
+    length: option.RowLength = None,
+    settings: option.Settings = None,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    batch_size: option.RowBatch = None,
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Repair a hybrid by learning from its teacher.
 
@@ -231,17 +200,18 @@ def distill(
     everywhere = {"batch_size": batch_size, "length": length}
     shared = {name: value for name, value in everywhere.items() if value is not None}
     given = assignments(settings)
+    by_stage = {name: value for name, value in given.items() if isinstance(value, dict)}
     config = {
+        **{name: value for name, value in given.items() if name not in by_stage},
         "device": pick_device(device),
         "dtype": dtype,
         "seed": seed,
         "align_target": align_target,
-        **{name: value for name, value in given.items() if not isinstance(value, dict)},
-        "train": {stage: shared for stage in names(stages)},
+        "train": {
+            stage: {**shared, **by_stage.get(stage, {})}
+            for stage in dict.fromkeys([*names(stages), *by_stage])
+        },
     }
-    for stage, changes in given.items():
-        if isinstance(changes, dict):
-            config["train"][stage] = {**config["train"].get(stage, {}), **changes}
     distill_model(
         model,
         teacher=teacher,
@@ -262,24 +232,20 @@ def distill(
 
 @verb(app)
 def evaluate(
-    models: Annotated[list[str], Argument(metavar="MODEL...", help=f"Each {MODEL}.")],
-    out: Out,
-    suite: Annotated[str | None, Option(help="Any of niah,ruler,mqar,general.")] = None,
-    tasks: Annotated[str | None, Option(help="Or tasks: niah_single,niah_multikey:keys=2.")] = None,
-    lengths: Annotated[str, Option(help="Tokens, prompt and answer together.")] = "1024,2048",
-    samples: Annotated[int, Option(min=1, help="Per task and length.")] = 50,
-    depths: Annotated[
-        str | None, Option(help="Where answers lie, from 0 (start) to 1 (end).")
-    ] = None,
-    perplexity_text: Annotated[
-        str | None, Option(metavar="SOURCE", help="Text for the loss by position: builtin, a file.")
-    ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
-    force: Force = False,
-    json: Json = False,
+    models: option.Models,
+    out: option.Out,
+    suite: option.Suite = None,
+    tasks: option.Tasks = None,
+    lengths: option.Lengths = "1024,2048",
+    samples: option.Samples = 50,
+    depths: option.Depths = None,
+    perplexity_text: option.PerplexityText = None,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    batch_size: option.BatchSize = 8,
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
 ) -> Outcome:
     """Ask one or several models the same generated questions.
 
@@ -310,11 +276,9 @@ def evaluate(
 
 @verb(app)
 def report(
-    artefacts: Annotated[
-        list[Path], Argument(metavar="DIR...", help="Evaluations, scores, plans, hybrids.")
-    ],
-    out: Annotated[Path, Option(help="The page to write.")] = Path("report.html"),
-    json: Json = False,
+    artefacts: option.Artefacts,
+    out: option.ReportOut = Path("report.html"),
+    json: option.Json = False,
 ) -> Outcome:
     """Draw artefacts side by side on one self-contained page."""
     from hydrahead.evaluation import write_report
@@ -325,25 +289,22 @@ def report(
 
 @verb(app)
 def generate(
-    model: Annotated[str, Argument(help=f"{MODEL[0].upper()}{MODEL[1:]}.")],
-    prompt: Annotated[str | None, Option(help="The text to go on from.")] = None,
-    prompt_file: Annotated[Path | None, Option(help="Or a file that holds it.")] = None,
-    chat: Annotated[bool, Option("--chat", help="Put it into the chat template.")] = False,
-    max_new_tokens: Annotated[int, Option(min=1, help="Stop after so many.")] = 128,
-    temperature: Annotated[float, Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, Option(min=0, max=1, help="Sample from this much mass.")] = 1.0,
-    allow_long: Annotated[
-        bool, Option("--allow-long", help="Go beyond the model's context.")
-    ] = False,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    seed: Seed = 0,
-    json: Json = False,
+    model: option.AnyModel,
+    prompt: option.Prompt = None,
+    prompt_file: option.PromptFile = None,
+    chat: option.Chat = False,
+    max_new_tokens: option.MaxNewTokens = 128,
+    temperature: option.Temperature = 0.0,
+    top_p: option.TopP = 1.0,
+    allow_long: option.AllowLong = False,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    seed: option.Seed = 0,
+    json: option.Json = False,
 ) -> Outcome:
     """Continue a prompt."""
     from dataclasses import asdict
 
-    from hydrahead.cli_frame import read_prompt
     from hydrahead.model.generation import generate_text
 
     result = generate_text(
@@ -364,13 +325,54 @@ def generate(
 
 @verb(app)
 def inspect(
-    what: Annotated[str, Argument(metavar="ANY", help=f"Any artefact, or {MODEL}.")],
-    json: Json = False,
+    what: option.Anything,
+    json: option.Json = False,
 ) -> Outcome:
     """Draw a plan, scores, a model or an evaluation, with its cost."""
     from hydrahead.cli_inspect import inspect_anything
 
     return inspect_anything(what)
+
+
+@verb(app)
+def run(
+    recipe: option.Recipe,
+    out: option.Out,
+    settings: option.Settings = None,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
+) -> Outcome:
+    """Do the whole path: score, plan, convert, distill, evaluate, report."""
+    from hydrahead.pipeline import run_recipe
+
+    run_recipe(
+        recipe,
+        out=out,
+        settings=assignments(settings),
+        device=pick_device(device),
+        dtype=dtype,
+        seed=seed,
+        force=force,
+    )
+    return _written(out)
+
+
+@verb(app)
+def demo(
+    out: option.Out,
+    device: option.Device = "cpu",
+    seed: option.Seed = 0,
+    force: option.Force = False,
+    json: option.Json = False,
+) -> Outcome:
+    """Do the whole path on the bundled small teacher, in minutes on two CPU cores."""
+    from hydrahead.pipeline import demo as run_demo
+
+    run_demo(out=out, device=pick_device(device), seed=seed, force=force)
+    return _written(out)
 
 
 def _written(out: Path, outcome: Outcome | None = None) -> Outcome:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
@@ -22,21 +22,6 @@ from hydrahead.core.errors import HydraHeadError
 
 Verb = Callable[..., "Outcome"]
 Number = TypeVar("Number", int, float)
-
-MODEL = "a model directory, or a Hugging Face name"
-Out = Annotated[Path, typer.Option(help="Directory to write; finished work there is reused.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an artefact of other settings.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is cuda where there is one.")
-]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Sequences run at once.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One more setting; may be repeated."),
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ def inspect_anything(path: str) -> Outcome:
         HydraHeadError: There is nothing we know at `path`.
     """
     here = Path(path)
+    if not here.exists() and (path.count("/") != 1 or here.suffix == ".json"):
+        raise HydraHeadError("no such file or directory", where=path, mend="check the path")
     kind = artefact_kind(here) if here.exists() else None
     show = _SHOW.get(kind or "", _show_by_content)
     outcome = show(here if here.exists() else path)

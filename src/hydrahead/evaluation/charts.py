@@ -21,7 +21,7 @@ MODEL_COLOURS = (
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 8.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "hydrahead",
     "axes.edgecolor": "#9aa3ad",
@@ -38,7 +38,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.8,
     "lines.linewidth": 1.6,
 }
-_SIZE = (4.6, 2.9)
+_SIZE = (3.35, 2.25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,16 @@ def curves(
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
             few = len(line.x) <= 20
-            axes.plot(line.x, line.y, color=line.colour, marker="o" if few else None, markersize=4)
+            axes.plot(
+                line.x, line.y, color=line.colour, marker="o" if few else None, markersize=3.5
+            )
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.14, lw=0)
         if token_ticks is not None:
@@ -94,6 +97,9 @@ def curves(
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
         if log_y and all(value > 0 for line in lines for value in line.y):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return _as_svg(figure, label)
@@ -113,7 +119,7 @@ def dots(names: Sequence[str], groups: Sequence[tuple[str, Sequence[Any]]], *, l
     step = 0.8 / max(1, len(groups))
     with mpl.rc_context(_STYLE):
         height = 0.7 + len(names) * max(0.34, 0.17 * len(groups))
-        figure = Figure(figsize=(_SIZE[0] * 1.4, height), layout="constrained")
+        figure = Figure(figsize=(2 * _SIZE[0], height), layout="constrained")
         axes = figure.add_subplot()
         for number, (colour, summaries) in enumerate(groups):
             offset = (number - (len(groups) - 1) / 2) * step

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrahead.evaluation.results import Cell
+from hydrahead.evaluation.statistics import Summary
 from hydrahead.plan.budget import format_tokens
 from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.plan.scores import HeadScores
@@ -100,30 +101,46 @@ def score_map(scores: HeadScores) -> str:
 
 
 def needle_map(cells: Sequence[Cell]) -> str:
-    """Lengths from left to right, depths from top to bottom, percent found in every cell."""
+    """One model: lengths from left to right, depths from top to bottom, percent in every cell."""
     lengths = sorted({cell.length for cell in cells})
-    depths = sorted({cell.depth for cell in cells if cell.depth is not None})
     by_place = {(cell.depth, cell.length): cell.summary for cell in cells}
-
-    def draw(row: int, column: int) -> tuple[str, str, str]:
-        summary = by_place.get((depths[row], lengths[column]))
-        if summary is None:
-            return "#eeeeee", "not evaluated", ""
-        tooltip = (
-            f"{lengths[column]} tokens, depth {depths[row]:.0%}: {summary.mean:.1%} of "
-            f"{summary.n} (95 %: {summary.low:.1%} to {summary.high:.1%})"
-        )
-        return _blend(_GOOD, summary.mean), tooltip, f"{100 * summary.mean:.0f}"
-
+    depths = _depths(cells)
     return _grid(
         rows=[f"{depth:.0%}" for depth in depths],
         columns=[format_tokens(length) for length in lengths],
-        cell=draw,
+        cell=lambda row, column: _share(by_place.get((depths[row], lengths[column]))),
         row_title="depth",
         column_title="tokens",
         label="needle found, in percent, by depth and length",
         size=(max(38, min(56, 300 // max(1, len(lengths)))), 26),
     )
+
+
+def needle_strips(named: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+    """Models from top to bottom at one length, depths from left to right, percent in every cell."""
+    depths = _depths([cell for _, cells in named for cell in cells])
+    found = [{cell.depth: cell.summary for cell in cells} for _, cells in named]
+    return _grid(
+        rows=[name for name, _ in named],
+        columns=[f"{depth:.0%}" for depth in depths],
+        cell=lambda row, column: _share(found[row].get(depths[column])),
+        row_title="",
+        column_title="depth",
+        label="needle found, in percent, by model and depth",
+        size=(44, 26),
+    )
+
+
+def _depths(cells: Sequence[Cell]) -> list[float]:
+    return sorted({cell.depth for cell in cells if cell.depth is not None})
+
+
+def _share(summary: Summary | None) -> tuple[str, str, str]:
+    """Colour, tooltip and text of a share of right answers."""
+    if summary is None:
+        return "#eeeeee", "not evaluated", ""
+    tooltip = f"{summary.mean:.1%} of {summary.n} (95 %: {summary.low:.1%} to {summary.high:.1%})"
+    return _blend(_GOOD, summary.mean), tooltip, f"{100 * summary.mean:.0f}"
 
 
 def _spec_labels(specs: Sequence[MixerSpec]) -> dict[MixerSpec, str]:
@@ -159,7 +176,8 @@ def _grid(
 ) -> str:
     """A grid of coloured cells; `cell(row, column)` gives colour, tooltip and text."""
     width, height = size or _cell_size(len(rows), len(columns))
-    left, top = _LABEL + 14, 4
+    widest = max((len(row) for row in rows), default=0)
+    left, top = max(_LABEL, 10 + round(6.2 * widest)) + (18 if row_title else 0), 4
     gap = 3 if row_group > 1 else 0
     bottom = top + len(rows) * height + (len(rows) - 1) // row_group * gap
     right = left + len(columns) * width
@@ -185,10 +203,11 @@ def _grid(
             parts.append(_text(left + (column + 0.5) * width, bottom + 13, name))
     parts.append(_text((left + right) / 2, bottom + 28, column_title, kind="axis"))
     middle = (top + bottom) / 2
-    parts.append(
-        f'<g transform="rotate(-90 10 {middle:g})">'
-        f"{_text(10, middle + 3.5, row_title, kind='axis')}</g>"
-    )
+    if row_title:
+        parts.append(
+            f'<g transform="rotate(-90 10 {middle:g})">'
+            f"{_text(10, middle + 3.5, row_title, kind='axis')}</g>"
+        )
     total_width, total_height = max(right + 6, left + 60), max(bottom + 34, 90)
     return (
         f'<svg class="map" viewBox="0 0 {total_width} {total_height}" width="{total_width}" '

@@ -44,8 +44,8 @@ def footnotes_of(inputs: ReportInputs) -> tuple[Note, ...]:
             (
                 "Memory",
                 "Of one sequence of that many tokens: cached keys and values "
-                f"({inputs.evaluations[0].results.settings.kv_dtype}) plus recurrent states (fp32), "
-                "by the cost model of the plan. Weights are not included.",
+                f"({inputs.evaluations[0].results.settings.kv_dtype}) plus recurrent states "
+                "(fp32), by the cost model of the plan. Weights are not included.",
             ),
             (
                 "Tasks",

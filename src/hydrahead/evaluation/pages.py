@@ -12,7 +12,7 @@ from markupsafe import Markup
 from hydrahead.evaluation import charts, maps
 from hydrahead.evaluation.inputs import NamedEvaluation, ReportInputs, TrainingLog
 from hydrahead.evaluation.notes import facts_of, footnotes_of
-from hydrahead.evaluation.results import ModelResults, all_lengths, all_tasks
+from hydrahead.evaluation.results import Cell, ModelResults, all_lengths, all_tasks
 from hydrahead.evaluation.tables import (
     ExampleGroup,
     MemoryTable,
@@ -85,15 +85,39 @@ def build_page(inputs: ReportInputs, *, title: str | None = None) -> Page:
 
 
 def _models(evaluations: Sequence[NamedEvaluation]) -> list[ModelResults]:
-    """All models; one that several evaluations name gets the evaluation's name beside its own."""
-    names = [model.name for evaluation in evaluations for model in evaluation.results.models]
+    """All models; what several evaluations found out about one of them is put together.
+
+    Models that share a name and nothing else get their evaluation's name beside their own.
+    """
+    merged: dict[tuple[str, str], tuple[str, ModelResults]] = {}
+    for evaluation in evaluations:
+        for model in evaluation.results.models:
+            key = (model.name, model.fingerprint)
+            before = merged.get(key)
+            home = evaluation.path.name if before is None else before[0]
+            merged[key] = (home, model if before is None else _together(before[1], model))
+    names = [name for name, _ in merged]
     return [
-        model.model_copy(update={"name": f"{model.name} ({evaluation.path.name})"})
+        model.model_copy(update={"name": f"{model.name} ({home})"})
         if names.count(model.name) > 1
         else model
-        for evaluation in evaluations
-        for model in evaluation.results.models
+        for home, model in merged.values()
     ]
+
+
+def _together(one: ModelResults, other: ModelResults) -> ModelResults:
+    """Results of one model from two evaluations; where both have a cell, the first one's."""
+    places = {(cell.task, cell.length, cell.depth) for cell in one.cells}
+    cells = [c for c in other.cells if (c.task, c.length, c.depth) not in places]
+    lengths = {cost.length for cost in one.costs}
+    costs = [cost for cost in other.costs if cost.length not in lengths]
+    return one.model_copy(
+        update={
+            "cells": (*one.cells, *cells),
+            "costs": (*one.costs, *costs),
+            "position_loss": one.position_loss or other.position_loss,
+        }
+    )
 
 
 def _title(models: Sequence[ModelResults], inputs: ReportInputs) -> str:
@@ -187,23 +211,43 @@ def _length_figure(models: Sequence[ModelResults], task: str, lengths: Sequence[
 
 
 def _needles(models: Sequence[ModelResults]) -> Iterator[Section]:
+    """By depth and length, a map per model; at a single length one map for all models."""
+    single = len(all_lengths(models)) == 1
     figures: list[Figure] = []
     for task in all_tasks(models):
-        for model in models:
-            cells = [cell for cell in model.cells if cell.task == task and cell.depth is not None]
-            if cells:
-                counts = sorted({cell.summary.n for cell in cells})
-                caption = f"{' or '.join(map(str, counts))} samples per cell"
-                svg = Markup(maps.needle_map(cells))
-                figures.append(Figure(svg=svg, title=f"{model.name}: {task}", caption=caption))
+        named = [(model.name, _deep_cells(model, task)) for model in models]
+        named = [(name, cells) for name, cells in named if cells]
+        if named and single:
+            cells = [cell for _, found in named for cell in found]
+            svg = Markup(maps.needle_strips(named))
+            figures.append(Figure(svg=svg, title=task, caption=_per_cell(cells)))
+        elif named:
+            figures += [
+                Figure(
+                    svg=Markup(maps.needle_map(cells)),
+                    title=f"{name}: {task}",
+                    caption=_per_cell(cells),
+                )
+                for name, cells in named
+            ]
     if figures:
         yield Section(
             anchor="needles",
             heading="Where the needle is found",
-            text="Percent answered right, by depth of the needle (0 % is the start of the prompt) "
-            "and length of the prompt. A cell's interval shows when you point at it.",
+            text="Percent answered right by depth of the needle (0 % is the start of the prompt)"
+            + (". " if single else " and length of the prompt. ")
+            + "Point at a cell for its interval.",
             figures=tuple(figures),
         )
+
+
+def _deep_cells(model: ModelResults, task: str) -> list[Cell]:
+    return [cell for cell in model.cells if cell.task == task and cell.depth is not None]
+
+
+def _per_cell(cells: Sequence[Cell]) -> str:
+    counts = sorted({cell.summary.n for cell in cells})
+    return f"{' or '.join(map(str, counts))} samples per cell"
 
 
 def _plans(
@@ -280,7 +324,7 @@ def _position_losses(models: Sequence[ModelResults]) -> Iterator[Section]:
             heading="Loss by position on running text",
             text="Loss of the next token by how much text came before it.",
             figures=(Figure(svg=Markup(svg), title="Loss by position", caption=caption),),
-            legend=_model_legend(models),
+            legend=tuple(maps.LegendEntry(colour=line.colour, text=line.name) for line in lines),
         )
 
 

@@ -13,7 +13,7 @@ class MemoryCell:
     """What one sequence costs at one length."""
 
     total: str
-    parts: str
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +102,10 @@ def _memory_row(model: ModelResults, first: ModelResults, lengths: Sequence[int]
         if cost is None:
             cells.append(None)
             continue
-        parts = f"kv {format_bytes(cost.kv_bytes)} + state {format_bytes(cost.state_bytes)}"
+        parts = [f"kv {format_bytes(cost.kv_bytes)}", f"state {format_bytes(cost.state_bytes)}"]
         if model is not first and base is not None and base.total_bytes:
-            parts += f", {cost.total_bytes / base.total_bytes:.0%} of {first.name}"
-        cells.append(MemoryCell(total=format_bytes(cost.total_bytes), parts=parts))
+            parts.append(f"{cost.total_bytes / base.total_bytes:.0%} of {first.name}")
+        cells.append(MemoryCell(total=format_bytes(cost.total_bytes), parts=tuple(parts)))
     fraction = model.full_fraction
     return MemoryRow(
         name=model.name,
@@ -179,7 +179,7 @@ def examples(models: Sequence[ModelResults]) -> tuple[ExampleGroup, ...]:
                 ExampleGroup(
                     task=task,
                     length=format_tokens(shown[1]),
-                    prompt_end=shown[0].prompt_end,
+                    prompt_end=shown[0].prompt_end.partition(" ")[2],
                     expected=shown[0].expected,
                     answers=tuple(answers),
                 )

@@ -51,7 +51,8 @@ class _Call(NamedTuple):
     override: str | None
 
 
-_decided: dict[_Call, Kernel] = {}
+_decided: dict[_Call, str] = {}
+_loaded: dict[str, Kernel] = {}
 _used: dict[str, set[str]] = {}
 _said: set[str] = set()
 
@@ -66,6 +67,8 @@ def resolve(
 ) -> Kernel:
     """The implementation of `op` for tensors of `dtype` on `device`.
 
+    Inside a compiled model the decision is made once, when it is compiled.
+
     Args:
         op: A name in `REFERENCES`.
         device: Where the tensors are.
@@ -77,10 +80,7 @@ def resolve(
         HydraHeadError: Unknown `op` or override; "fast" where it cannot run; a combination
             whose results are known to be wrong.
     """
-    call = _Call(op, device, dtype, needs_grad, override or os.environ.get(OVERRIDE_VARIABLE))
-    if call not in _decided:
-        _decided[call] = _decide(call)
-    return _decided[call]
+    return _loaded[_key(op, device, dtype, needs_grad, override)]
 
 
 def backends_used() -> dict[str, str]:
@@ -91,15 +91,24 @@ def backends_used() -> dict[str, str]:
 def forget() -> None:
     """Decide, and say, everything anew (tests)."""
     _decided.clear()
+    _loaded.clear()
     _used.clear()
     _said.clear()
 
 
-def _decide(call: _Call) -> Kernel:
-    kernel, description = _choose(call)
-    _used.setdefault(call.op, set()).add(description)
-    _say(logging.INFO, f"{call.op} on {call.device.type} runs {description}")
-    return kernel
+@torch.compiler.assume_constant_result
+def _key(
+    op: str, device: torch.device, dtype: torch.dtype, needs_grad: bool, override: str | None
+) -> str:
+    """Where in `_loaded` the decision stands; a string, which a compiled graph can hold."""
+    call = _Call(op, device, dtype, needs_grad, override or os.environ.get(OVERRIDE_VARIABLE))
+    if call not in _decided:
+        kernel, description = _choose(call)
+        _used.setdefault(call.op, set()).add(description)
+        _say(logging.INFO, f"{call.op} on {call.device.type} runs {description}")
+        _decided[call] = f"{kernel.op}/{kernel.name}"
+        _loaded[_decided[call]] = kernel
+    return _decided[call]
 
 
 def _choose(call: _Call) -> tuple[Kernel, str]:

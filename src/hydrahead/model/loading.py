@@ -22,6 +22,7 @@ from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import with_all_full_plan
+from hydrahead.model.families.base import Family
 from hydrahead.model.families.table import FAMILIES
 from hydrahead.model.families.teacher import (
     EMBEDDING,
@@ -135,9 +136,16 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     if not any(path for name in _VOCABULARIES for path in directory.glob(name)):
         # transformers would make an empty one of the right class
         raise HydraHeadError("no tokenizer", where=directory, mend=_ADD_TOKENIZER)
+    settings: dict[str, Any] = {}
+    if (directory / "config.json").exists() and is_hybrid(config := read_config(directory)):
+        # transformers chooses the tokenizer's class by model_type too: the teacher's holds here
+        hydra = HydraConfig.from_dict(config)
+        if hydra.teacher_config:
+            family: Family = FAMILIES.load(hydra.family)
+            settings["config"] = family.normalised(hydra.teacher_config, where=directory)
     try:
         return AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True
+            directory, trust_remote_code=False, local_files_only=True, **settings
         )
     except (ValueError, KeyError, OSError, ImportError, TypeError, AttributeError) as error:
         raise HydraHeadError(

@@ -121,7 +121,7 @@ Kept = dict[str, tuple[Tensor, ...]]
 def run_and_keep(
     model: HydraForCausalLM,
     sequences: Sequence[Sequence[int]],
-    rows: Sequence[Int[Tensor, " r"]],
+    rows: Sequence[Int[Tensor, "_"]],
     width: int,
     *,
     row_sites: Sequence[str] = (),

@@ -50,7 +50,7 @@ def load_twins(
                 where=directory,
                 mend="make them with: plan --full-fraction 0, convert, distill --stages align",
             )
-    ours, theirs = teacher.model.embed_tokens.weight, twins.model.embed_tokens.weight
+    ours, theirs = (each.model.embed_tokens.weight.detach() for each in (teacher, twins))
     if float((ours - theirs).norm()) > EMBEDDING_TOLERANCE * float(ours.norm()):
         raise HydraHeadError(
             "these are twins of another model: their embeddings differ",

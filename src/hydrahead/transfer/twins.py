@@ -2,8 +2,9 @@
 
 Twins are a hybrid in which every slot runs linearly. A plan's mixer with the same spec takes its
 parameters from there: rows of its heads by `HeadMixer.row_layout`, shared parameters whole. A twin
-whose groups are whole kv_heads also serves a mixer with a group per q_head; each group gets a copy
-of the kv_head's rows.
+whose groups are whole kv_heads also serves a mixer with a group per q_head, and each group gets a
+copy of the kv_head's rows, provided that this computes the same (lightning's decay belongs to the
+group, so it does not).
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.mixers.contract import HeadMixer, RowAxis
+from hydrahead.mixers.build import build_mixer, mixer_shape
+from hydrahead.mixers.contract import HeadMixer, MixContext, RowAxis
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.teacher import is_hybrid, read_config
 from hydrahead.plan.assignment import MixerAssignment
 from hydrahead.plan.head_plan import HeadPlan
+from hydrahead.plan.specs.base import MixerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +51,38 @@ class Twins:
         self.config = HydraConfig.from_dict(config)
         self.plan = self.config.head_plan
         self.reader = SafetensorsReader(directory)
+        self._teacher = HeadPlan.all_full(self.plan.geometry)
 
     def require(self, plan: HeadPlan) -> None:
         """Refuse a plan that these twins cannot serve.
 
         Raises:
-            HydraHeadError: twins of another model, of the right mixer with other settings, twins
-                that lack slots of the plan or group them otherwise, or twins that serve nothing at
-                all.
+            HydraHeadError: twins of another model or of another linear mixer, the right mixer with
+                other settings, twins that lack slots of the plan or group them otherwise, or a plan
+                that takes nothing from twins.
         """
         self.plan.require_geometry(plan.geometry, where=self.directory)
-        served = False
+        served: set[MixerSpec] = set()
         for layer in range(plan.geometry.num_layers):
             for assignment in plan.layer_mixers(layer):
                 twin = self.find(layer, assignment)
-                served |= twin is not None
+                if twin is None and not assignment.spec.shares_keys_when_split:
+                    raise self._useless(plan)  # a linear mixer is what twins are for
+                if twin is None or assignment.spec in served:
+                    continue
+                if not set(assignment.groups) <= set(twin.assignment.groups):
+                    self._require_same_function(twin, assignment)
+                served.add(assignment.spec)
         if not served:
-            wanted = ", ".join(sorted({spec.name for spec in plan.distinct_specs()}))
-            held = ", ".join(sorted({spec.name for spec in self.plan.distinct_specs()}))
-            raise HydraHeadError(
-                f"these twins hold {held}; a plan of {wanted} takes nothing from them",
-                where=self.directory,
-                mend="align twins with the plan's linear mixer, or convert without twins",
-            )
+            raise self._useless(plan)
 
     def find(self, layer: int, assignment: MixerAssignment) -> TwinMixer | None:
-        """The twin of one mixer; None where the twins have no mixer of its kind in that layer."""
+        """The twin of one mixer; None where the teacher serves it.
+
+        That is where the mixer is the teacher's own attention, or the twins have none of its kind.
+        """
+        if assignment.spec == self._teacher.spec_at(layer, 0):
+            return None
         for index, twin in enumerate(self.plan.layer_mixers(layer)):
             if twin.spec == assignment.spec:
                 found = TwinMixer(
@@ -120,6 +129,17 @@ class Twins:
         name = f"model.layers.{layer}.self_attn.fusion.gamma"
         return self.reader.read(name) if name in self.reader else None
 
+    def _useless(self, plan: HeadPlan) -> HydraHeadError:
+        wanted, held = (
+            ", ".join(sorted({spec.name for spec in each.distinct_specs()}))
+            for each in (plan, self.plan)
+        )
+        return HydraHeadError(
+            f"these twins hold {held} and cannot serve a plan of {wanted}",
+            where=self.directory,
+            mend="align twins with the plan's linear mixer, or convert without twins",
+        )
+
     def _require_slots(self, layer: int, twin: TwinMixer, assignment: MixerAssignment) -> None:
         missing = sorted(set(assignment.q_slots) - set(twin.assignment.q_slots))
         if missing:
@@ -137,6 +157,43 @@ class Twins:
                     where=self.directory,
                     mend="make twins with units of kv_heads and without K/V expansion",
                 )
+
+    @torch.no_grad()
+    def _require_same_function(self, twin: TwinMixer, assignment: MixerAssignment) -> None:
+        """Run twin and cut side by side: a mixer may hold constants that depend on its groups."""
+        tokens = 8
+        whole, cut = (self._build(each, twin) for each in (twin.assignment, assignment))
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(1, tokens, self.config.hidden_size, generator=generator)
+        straight = torch.ones(1, tokens, whole.shape.head_dim)
+        context = MixContext(
+            positions=torch.arange(tokens)[None], cos=straight, sin=torch.zeros_like(straight)
+        )
+        rows = _q_rows(assignment.q_slots, twin.assignment)
+        want, got = whole(hidden, context, None)[0][:, :, rows], cut(hidden, context, None)[0]
+        if not torch.allclose(got, want, rtol=1e-3, atol=1e-4 * want.abs().max().item()):
+            raise HydraHeadError(
+                f"{assignment.spec.name} is another function when its groups are split, so these "
+                "twins are not aligned for this plan",
+                where=self.directory,
+                mend="make twins with units of q_heads, as the plan has",
+            )
+
+    def _build(self, assignment: MixerAssignment, twin: TwinMixer) -> HeadMixer:
+        config = self.config
+        assert config.head_dim is not None
+        shape = mixer_shape(
+            assignment.groups,
+            hidden_size=config.hidden_size,
+            head_dim=config.head_dim,
+            num_q_heads=config.num_attention_heads,
+            attention_bias=config.attention_bias,
+            qk_norm=config.qk_norm,
+            norm_eps=config.rms_norm_eps,
+        )
+        mixer = build_mixer(assignment.spec, shape)
+        self.fill(mixer, twin)
+        return mixer
 
 
 def _q_rows(q_slots: tuple[int, ...], twin: MixerAssignment) -> list[int]:

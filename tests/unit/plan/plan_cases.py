@@ -1,6 +1,6 @@
 """Geometries, specs and scores for the tests of the plan room."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
@@ -81,17 +81,18 @@ class ParallelSpec(MixerSpec, frozen=True):
         return 7
 
 
-geometries = st.builds(
-    lambda layers, kv_heads, group, own: geometry(
-        layers=layers,
-        kv_heads=kv_heads,
-        group=group,
-        windows=tuple(own[i] if i < len(own) else None for i in range(layers)),
-    ),
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.integers(1, 3),
-    st.lists(st.one_of(st.none(), st.integers(1, 99)), max_size=3),
+def _geometry_with(
+    layers: int, kv_heads: int, group: int, windows: list[int | None]
+) -> ModelGeometry:
+    padded = (*windows, *(None for _ in range(layers)))
+    return geometry(layers=layers, kv_heads=kv_heads, group=group, windows=padded[:layers])
+
+
+_sizes = (st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+_windows = st.lists(st.one_of(st.none(), st.integers(1, 99)), max_size=3)
+geometries = st.builds(_geometry_with, *_sizes, _windows)
+geometries_with_a_free_layer = st.builds(
+    _geometry_with, *_sizes, _windows.map(lambda windows: [None, *windows])
 )
 units = st.sampled_from(["kv_head", "q_head"])
 specs = st.one_of(
@@ -131,16 +132,27 @@ def plans(draw: st.DrawFn) -> HeadPlan:
     return HeadPlan(geometry=model, unit=unit, layers=tuple(layers))
 
 
-@st.composite
-def scored_models(draw: st.DrawFn) -> HeadScores:
-    """Scores with many ties, some with a secondary array; at least one layer is free."""
-    model = draw(geometries.filter(lambda model: bool(model.free_layers)))
-    shape = (model.num_layers, model.num_q_heads)
-    seed = draw(st.integers(0, 10_000))
-    generator = np.random.default_rng(seed)
-    levels = draw(st.integers(1, 6))
-    return scores_of(
-        model,
-        generator.integers(0, levels, shape),
-        generator.integers(0, 3, shape) if draw(st.booleans()) else None,
-    )
+class ScoreCase(NamedTuple):
+    """What scores are drawn from; built in the test, since run-time checks draw random numbers."""
+
+    model: ModelGeometry
+    seed: int
+    levels: int
+    has_secondary: bool
+
+    def scores(self) -> HeadScores:
+        """Scores with many ties."""
+        shape = (self.model.num_layers, self.model.num_q_heads)
+        generator = np.random.default_rng(self.seed)
+        values = generator.integers(0, self.levels, shape)
+        secondary = generator.integers(0, 3, shape) if self.has_secondary else None
+        return scores_of(self.model, values, secondary)
+
+
+score_cases = st.builds(
+    ScoreCase,
+    geometries_with_a_free_layer,
+    st.integers(0, 10_000),
+    st.integers(1, 6),
+    st.booleans(),
+)

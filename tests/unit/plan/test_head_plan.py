@@ -147,9 +147,9 @@ def test_wrong_sizes_are_named() -> None:
     model = geometry()
     with pytest.raises(HydraHeadError, match="2 layers, its geometry 3"):
         HeadPlan(geometry=model, layers=(LayerPlan(units=(FULL, FULL)),) * 2)
+    rows = tuple(LayerPlan(units=(FULL,) * count) for count in (2, 3, 2))
     with pytest.raises(HydraHeadError, match=r"layer 1: 3 units given, the layer has 2 kv_heads"):
-        rows = [LayerPlan(units=(FULL,) * count) for count in (2, 3, 2)]
-        HeadPlan(geometry=model, layers=tuple(rows))
+        HeadPlan(geometry=model, layers=rows)
 
 
 @pytest.mark.parametrize(

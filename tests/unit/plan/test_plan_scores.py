@@ -88,7 +88,7 @@ def test_wrong_arrays_are_named() -> None:
     with pytest.raises(HydraHeadError, match=r"values is not finite at \[1, 2\]"):
         HeadScores(geometry=MODEL, method="m", values=bad)
     with pytest.raises(HydraHeadError, match=r"mass is not finite"):
-        HeadScores(geometry=MODEL, method="m", values=good, extras={"mass": bad / 0.0})
+        HeadScores(geometry=MODEL, method="m", values=good, extras={"mass": bad})
     with pytest.raises(HydraHeadError, match="1 probe names for 2 probes"):
         HeadScores(
             geometry=MODEL, method="m", values=good, probes=("a",), per_probe=np.ones((2, 2, 4))

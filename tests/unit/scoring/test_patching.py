@@ -18,19 +18,16 @@ from tiny_teachers import save_teacher
 
 OPTIONS = [
     ("qwen3", "plain"),
-    ("qwen3", "tied"),
     ("qwen3", "layer_types"),
     ("qwen2", "plain"),
-    ("qwen2", "late_windows"),
-    ("llama", "wide_heads"),
     ("llama", "every_bias_tied"),
-    ("llama", "llama3"),
     ("llama", "yarn"),
     ("llama", "no_groups"),
     ("mistral", "window"),
     ("mistral", "one_group"),
 ]
 BOUND = 1e-10
+"""Seen: below 2e-14."""
 
 
 def teacher(directory: Path, family: str, option: str) -> HydraForCausalLM:
@@ -55,53 +52,35 @@ def readout(seed: int = 0, answer: int = 3, prompt: int = 24) -> Readout:
 
 @pytest.mark.parametrize(("family", "option"), OPTIONS)
 @torch.no_grad()
-def test_receivers_equal_patched_forwards(tmp_path: Path, family: str, option: str) -> None:
+def test_patching_equals_whole_forwards(tmp_path: Path, family: str, option: str) -> None:
     model = teacher(tmp_path, family, option)
     pair = readout()
     naive = NaivePatching(model, pair)
     (capture,) = capture_pairs(model, [pair], len(pair.clean_ids))
     tokenwise = TokenwiseModel(model)
-    patched = receiver_readouts(tokenwise, capture).tolist()
-
+    heads = range(tokenwise.num_q_heads)
     assert abs(capture.clean - naive.m_clean) < BOUND
     assert abs(capture.corrupted - naive.m_corrupted) < BOUND
-    assert abs(patched[0] - naive.m_clean) < BOUND
-    num_heads = tokenwise.num_q_heads
-    expected = [
-        naive.receiver(layer, head) for layer in naive.layers for head in range(num_heads)
-    ]
-    assert max(abs(naive.m_clean - value) for value in expected) > 1e-3
-    for value, wanted in zip(patched[1:], expected, strict=True):
-        assert abs(value - wanted) < BOUND
 
+    slow = [naive.receiver(layer, head) for layer in naive.layers for head in heads]
+    same(receiver_readouts(tokenwise, capture), naive.m_clean, slow)
 
-@pytest.mark.parametrize(("family", "option"), OPTIONS)
-@pytest.mark.parametrize("chain", [False, True], ids=["one_layer", "chain"])
-@torch.no_grad()
-def test_senders_equal_path_patched_forwards(
-    tmp_path: Path, family: str, option: str, chain: bool
-) -> None:
-    model = teacher(tmp_path, family, option)
-    pair = readout()
-    naive = NaivePatching(model, pair)
-    (capture,) = capture_pairs(model, [pair], len(pair.clean_ids))
-    tokenwise = TokenwiseModel(model)
     receivers = torch.zeros(tokenwise.num_layers, tokenwise.num_q_heads, dtype=torch.bool)
     receivers[2, [0, 3]] = True
-    if chain:  # a receiver that hears another receiver, and a sender that is a receiver itself
-        receivers[1, 1] = receivers[0, 2] = True
-    patched = sender_readouts(tokenwise, capture, receivers).tolist()
+    for chain in (False, True):
+        if chain:  # a receiver that hears another receiver, and senders that are receivers too
+            receivers[1, 1] = receivers[0, 2] = True
+        assert num_sending_layers(receivers) == 2
+        slow = [naive.sender(layer, head, receivers) for layer in range(2) for head in heads]
+        same(sender_readouts(tokenwise, capture, receivers), naive.m_clean, slow)
 
-    assert num_sending_layers(receivers) == 2
-    assert abs(patched[0] - naive.m_clean) < BOUND
-    expected = [
-        naive.sender(layer, head, receivers)
-        for layer in range(2)
-        for head in range(tokenwise.num_q_heads)
-    ]
-    assert max(abs(naive.m_clean - value) for value in expected) > 1e-3
-    for value, wanted in zip(patched[1:], expected, strict=True):
-        assert abs(value - wanted) < BOUND
+
+def same(fast: torch.Tensor, clean: float, slow: list[float]) -> None:
+    """Every readout, the clean one first, and not all of them zero effects."""
+    assert max(abs(clean - value) for value in slow) > 1e-3
+    torch.testing.assert_close(
+        fast, torch.tensor([clean, *slow], dtype=torch.float64), rtol=0, atol=BOUND
+    )
 
 
 @torch.no_grad()

@@ -37,7 +37,9 @@ def learned(template, messages):
 def test_only_what_the_assistant_says_is_learned():
     ((text, marked),) = learned(PLAIN, CHAT)
     assert marked == "ho</s>\nso</s>\n"
-    assert text.startswith("<|im|>system\nbe brief</s>\n<|im|>user\nhi</s>\n<|im|>assistant\nho</s>")
+    assert text.startswith(
+        "<|im|>system\nbe brief</s>\n<|im|>user\nhi</s>\n<|im|>assistant\nho</s>"
+    )
 
 
 def test_a_template_that_rewrites_history_gives_a_document_per_answer():

@@ -22,7 +22,9 @@ UNTIMED = ("step", "tokens", "lr", "grad_norm", "loss", "accuracy")
 
 def stable(directory):
     """Metrics without the clock."""
-    return [{key: line[key] for key in UNTIMED} for line in read_metrics(directory / "metrics.jsonl")]
+    return [
+        {key: line[key] for key in UNTIMED} for line in read_metrics(directory / "metrics.jsonl")
+    ]
 
 
 def same(left, right):
@@ -114,9 +116,7 @@ def test_accumulated_targets_weigh_alike(tmp_path):
             pair = [CountedBatches().make(2 * index + i) for i in range(2)]
             self.next = index + 1
             fields = ("input_ids", "labels", "position_ids")
-            return type(pair[0])(
-                **{f: torch.cat([getattr(b, f) for b in pair]) for f in fields}
-            )
+            return type(pair[0])(**{f: torch.cat([getattr(b, f) for b in pair]) for f in fields})
 
     def weights(accumulation, batches, directory):
         model = TinyLM().double()
@@ -204,7 +204,7 @@ def test_recomputed_activations_give_the_same_gradients():
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     plain = gradients()
-    with recomputed_activations(model.layers):
+    with recomputed_activations(list(model.layers)):
         recomputed = gradients()
     assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
     assert all("forward" not in vars(layer) for layer in model.layers)

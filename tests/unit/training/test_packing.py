@@ -36,9 +36,7 @@ class Numbers(DocumentSource):
 
 
 def packed(*parts, batch_size=2, length=8, seed=0):
-    mixture = Mixture(
-        parts=tuple(WeightedSource(source=s, weight=w) for s, w in parts), pad_id=PAD
-    )
+    mixture = Mixture(parts=tuple(WeightedSource(source=s, weight=w) for s, w in parts), pad_id=PAD)
     return PackedBatches(mixture, batch_size=batch_size, length=length, seed=seed)
 
 
@@ -105,7 +103,7 @@ def test_text_fills_the_room_that_samples_leave():
     text = Numbers([700] * 50)
     batches = take(packed((samples, 0.5), (text, 0.5), length=64), 20)
     ids = torch.cat([b.input_ids for b in batches])
-    assert not (ids == PAD).any()
+    assert (ids == PAD).sum(1).max() <= 1, "a single token cannot predict anything"
     assert (ids >= 10_000_000).double().mean().item() == pytest.approx(0.5, abs=0.02)
 
 

@@ -5,6 +5,7 @@ differs a little between Python versions; numbers made from it name the version 
 """
 
 import ast
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -58,14 +59,17 @@ def topic_texts() -> list[str]:
         from pydoc_data.topics import topics
     except ImportError:  # some distributions leave it out
         return []
-    return [topics[name].strip() for name in sorted(topics)]
+    return list(dict.fromkeys(topics[name].strip() for name in sorted(topics)))
 
 
 def library_files() -> list[Path]:
     """Python files of the standard library, without its tests."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = (path.relative_to(root) for path in root.rglob("*.py"))
-    return [root / path for path in sorted(found) if not _SKIPPED.intersection(path.parts)]
+    found: list[Path] = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in _SKIPPED]  # not even looked into
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def docstrings(path: Path) -> str:

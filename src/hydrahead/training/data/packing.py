@@ -19,8 +19,7 @@ from hydrahead.training.data.documents import Document
 from hydrahead.training.data.sources import Mixture
 from hydrahead.training.data.stream import DocumentStream
 
-_SHORTEST_PIECE = 16
-_BARREN_LIMIT = 10_000
+_BARREN_LIMIT = 1000
 
 
 @dataclass(slots=True)
@@ -136,7 +135,6 @@ class PackedBatches:
         if left <= row.room:
             return left
         if document.splittable:
-            return row.room if row.room >= min(_SHORTEST_PIECE, row.length) else 0
-        return (
-            row.length if row.room == row.length else 0
-        )  # longer than any row: its end is dropped
+            return row.room
+        # A sample longer than any row gets one of its own and loses its end.
+        return row.length if row.room == row.length else 0
