@@ -160,9 +160,7 @@ def tokens(rows: int = 2, length: int = 23, seed: int = 1) -> Tensor:
     return torch.randint(3, GEOMETRY.vocab_size, (rows, length), generator=generator)
 
 
-def left_padded(
-    lengths: tuple[int, ...] = (23, 16, 9), seed: int = 1
-) -> tuple[Tensor, Tensor]:
+def left_padded(lengths: tuple[int, ...] = (23, 16, 9), seed: int = 1) -> tuple[Tensor, Tensor]:
     """ids and mask of rows that end together; what lies in the padding is random."""
     ids = tokens(len(lengths), max(lengths), seed)
     mask = torch.ones_like(ids)

@@ -4,8 +4,8 @@
     for f in *.deb; do dpkg -x $f unpacked; done
     python benchmarks/small_teacher/prepare_text.py unpacked text.jsonl.xz --megabytes 40
 
-Writes one JSON object with a `text` field per document, shuffled with a fixed seed and cut to the size asked
-for. The text itself is not part of this repository.
+Writes one JSON object with a `text` field per document, shuffled with a fixed seed and cut to the
+size asked for. The text itself is not part of this repository.
 """
 
 import argparse

@@ -35,10 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(run_app(app, arguments))
 
 
-@app.callback(invoke_without_command=True)
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from hydrahead import __version__
+
+        print(__version__)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
 def _start(
-    context: typer.Context,
-    version: Annotated[bool, Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool,
+        Option("--version", callback=_print_version, is_eager=True, help="Print it and stop."),
+    ] = False,
 ) -> None:
     """Decide per attention head which mixer runs it.
 
@@ -46,12 +57,6 @@ def _start(
     artefact that the next one reads; an interrupted one goes on when the same command is given
     again. "hydrahead run" does all of it, "hydrahead demo" on a small bundled model.
     """
-    if version:
-        from hydrahead import __version__
-
-        print(__version__)
-    elif context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 @verb(app)
@@ -379,3 +384,7 @@ def _written(out: Path, outcome: Outcome | None = None) -> Outcome:
     """What was made, and where."""
     shown = outcome or Outcome(data={})
     return Outcome(data={"out": str(out), **shown.data}, lines=[*shown.lines, f"wrote {out}"])
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,8 @@ class Outcome:
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit code."""
+    """Run the command line and give its exit code; without arguments it shows its help."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     bases = typer.BadParameter.__mro__  # typer has moved the base of its usage errors about
     usage_error = next(base for base in bases if base.__name__ == "ClickException")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_hybrids import PLANS, assert_close, left_padded, tiny_hybrid
 
 from hydrahead.model.cache import HydraCache
+from tiny_hybrids import PLANS, assert_close, left_padded, tiny_hybrid
 
 CHANGES: dict[str, tuple[Callable[[HydraCache], None], list[int]]] = {
     "reorder": (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 0])), [2, 0, 0]),

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from tiny_hybrids import PLANS, SPECS, tiny_hybrid, tokens
 
 from hydrahead.model.cache import HydraCache
 from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.plan.table import spec_from_dict, spec_to_dict
+from tiny_hybrids import PLANS, SPECS, tiny_hybrid, tokens
 
 
 @pytest.mark.parametrize("name", PLANS)

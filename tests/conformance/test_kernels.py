@@ -1,7 +1,7 @@
 """Law 5 on the CPU: every way to run a mixer gives the same outputs, states and gradients.
 
-Linear mixers: the chunked form against the token-by-token one. Softmax mixers: sdpa against eager. Fresh
-memory is filled with NaN, so that nothing can depend on what an allocation happens to hold.
+Linear mixers: the chunked form against the token-by-token one. Softmax mixers: sdpa against eager.
+Fresh memory is filled with NaN, so that nothing can depend on what an allocation happens to hold.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_hybrids import PLANS, SPECS, assert_close, left_padded, tiny_hybrid
 from torch import Tensor
 
 from hydrahead.kernels.backend import resolve
 from hydrahead.model.cache import HydraCache
+from tiny_hybrids import PLANS, SPECS, assert_close, left_padded, tiny_hybrid
 
 SLOT_SPECS = [name for name, spec in SPECS.items() if spec.takes_slots]
 
@@ -64,9 +64,7 @@ def everything(
 @pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize("length", [1, 5, 67])
 @pytest.mark.parametrize("spec", SLOT_SPECS)
-def test_every_form_gives_the_same(
-    spec: str, length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_form_gives_the_same(spec: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, states, gradients = everything(spec, length, "sdpa")
     monkeypatch.setattr("hydrahead.mixers.linear_base.resolve", recurrent_only)
     other_outputs, other_states, other_gradients = everything(spec, length, "eager")

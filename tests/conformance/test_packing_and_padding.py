@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_hybrids import MIXED, PLANS, assert_close, left_padded, tiny_hybrid, tokens
 from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.cache import HydraCache
 from hydrahead.model.modeling import HydraForCausalLM
+from tiny_hybrids import MIXED, PLANS, assert_close, left_padded, tiny_hybrid, tokens
 
 DOCUMENTS = (9, 1, 13)
 """One token alone among them: the shortest document there is."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_hybrids import MIXED, PLANS, assert_close, hydra_config, tiny_hybrid, tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hydrahead.model.fp32 import FP32_MODULES
 from hydrahead.model.loading import load_model
 from hydrahead.model.modeling import HydraForCausalLM
+from tiny_hybrids import MIXED, PLANS, assert_close, hydra_config, tiny_hybrid, tokens
 
 WITH_FP32 = ["full-1-everywhere", "lightning-plain-kv_head", "everything-q_head", "own-window"]
 """Plans with an output gate alone, fusion alone, and everything."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_hybrids import PLANS, assert_close, left_padded, tiny_hybrid, tokens
 from torch import Tensor
 
 from hydrahead.model.cache import HydraCache
 from hydrahead.model.modeling import HydraForCausalLM
+from tiny_hybrids import PLANS, assert_close, left_padded, tiny_hybrid, tokens
 
 LENGTH = 23
 CUTS = {
@@ -33,9 +33,7 @@ def stream(
     for size in cut:
         stop = start + size
         seen = None if mask is None else mask[:, :stop]
-        pieces.append(
-            model(ids[:, start:stop], attention_mask=seen, past_key_values=cache).logits
-        )
+        pieces.append(model(ids[:, start:stop], attention_mask=seen, past_key_values=cache).logits)
         start = stop
     assert cache.get_seq_length() == ids.shape[1]
     return torch.cat(pieces, dim=1)

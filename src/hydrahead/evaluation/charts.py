@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from hydrahead.plan.budget import format_tokens
@@ -154,6 +155,6 @@ def _as_svg(figure: Any, label: str) -> str:
     width, height = re.findall(r'(?:width|height)="([\d.]+)pt"', opening)[:2]
     new = (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{label}" width="{float(width) * 4 / 3:.0f}">'
+        f'aria-label="{escape(label)}" width="{float(width) * 4 / 3:.0f}">'
     )
     return new + svg[len(opening) :]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.seeds import derive_seed
 from hydrahead.evaluation.subjects import Subject
 from hydrahead.tasks.base import TaskBase
 from hydrahead.tasks.sample import Sample
@@ -32,9 +33,13 @@ class CellPlan:
         return [self.sample(subject, seed, index) for index in range(self.count)]
 
     def sample(self, subject: Subject, seed: int, index: int) -> Sample:
-        """Sample number `index`."""
+        """Sample number `index`, from a stream that no training or probe of that seed reads."""
         return self.task.sample(
-            subject.codec, length=self.length, seed=seed, index=index, depth=self.depth
+            subject.codec,
+            length=self.length,
+            seed=derive_seed(seed, "evaluation"),
+            index=index,
+            depth=self.depth,
         )
 
 

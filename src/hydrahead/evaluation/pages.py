@@ -318,7 +318,10 @@ def _position_losses(models: Sequence[ModelResults]) -> Iterator[Section]:
         svg = charts.curves(
             lines, x_label="position", y_label="nats per token", label="loss by position"
         )
-        caption = f"Perplexity over all positions: {', '.join(notes)}. Bands: one standard error."
+        caption = (
+            f"Perplexity over all positions: {', '.join(notes)}. {_texts(models)} "
+            "Bands: one standard error over sequences."
+        )
         yield Section(
             anchor="position-loss",
             heading="Loss by position on running text",
@@ -326,6 +329,15 @@ def _position_losses(models: Sequence[ModelResults]) -> Iterator[Section]:
             figures=(Figure(svg=Markup(svg), title="Loss by position", caption=caption),),
             legend=tuple(maps.LegendEntry(colour=line.colour, text=line.name) for line in lines),
         )
+
+
+def _texts(models: Sequence[ModelResults]) -> str:
+    """What was read, each kind of text once."""
+    losses = [model.position_loss for model in models if model.position_loss is not None]
+    said = [
+        f"{loss.sequences} sequences of {loss.length} tokens of {loss.source}." for loss in losses
+    ]
+    return " ".join(dict.fromkeys(said))
 
 
 def _training(logs: Sequence[TrainingLog]) -> Iterator[Section]:

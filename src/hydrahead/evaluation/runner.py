@@ -35,6 +35,7 @@ from hydrahead.kernels.backend import backends_used
 from hydrahead.tasks.sample import Sample
 
 _EXAMPLE_TOKENS = 60
+_MOST_SEQUENCES = 32
 
 
 def evaluate(
@@ -72,7 +73,8 @@ def evaluate(
         out: the artefact to make; the same command resumes or reuses it.
         force: replace another artefact at `out`.
         perplexity_text: text for the loss by position: `builtin`, a file, a folder or another
-            source of training data; None leaves it out. Sequences have the greatest of `lengths`.
+            source of training data; None leaves it out. Up to 32 sequences (and no more than
+            `samples`) of the greatest of `lengths`.
         progress: where to show progress; stderr by default.
 
     Returns:
@@ -100,6 +102,9 @@ def evaluate(
         batch_size=batch_size,
         position_loss_source=source,
     )
+    if source is not None:
+        for subject in subjects:
+            _text(subject, settings, count=1)
     parents: dict[str, Path | str] = {subject.name: subject.fingerprint for subject in subjects}
     if perplexity_text is not None and Path(perplexity_text).exists():
         parents["text"] = Path(perplexity_text)
@@ -127,6 +132,16 @@ def _check_numbers(lengths: Sequence[int], samples: int, batch_size: int) -> Non
             raise HydraHeadError(f"{name} is {value}, at least 1 is needed")
 
 
+def _text(subject: Subject, settings: Settings, *, count: int) -> list[list[int]]:
+    """Running text for the loss by position, as long as the longest prompts."""
+    return text_sequences(
+        subject.tokenizer,
+        settings.position_loss_source or "",
+        length=max(settings.lengths) - 1,
+        count=count,
+    )
+
+
 def _run(
     subjects: Sequence[Subject],
     cells: Sequence[grid.CellPlan],
@@ -137,8 +152,9 @@ def _run(
     journal = Journal(work.scratch / "cells.jsonl")
     with progress:
         models = tuple(_one(subject, cells, settings, journal, progress) for subject in subjects)
-    for op, backend in backends_used().items():
-        work.note_backend(op, backend)
+    for subject in subjects:
+        for op, backend in (journal.get(subject.name, "backends") or {}).items():
+            work.note_backend(op, backend)
     return EvaluationResults(
         settings=settings,
         versions=library_versions(),
@@ -228,6 +244,7 @@ class _ModelRunner:
             count = sum(parameter.numel() for parameter in self.model.parameters())
             dtype = str(self.model.dtype).removeprefix("torch.")
             self._journal.add({"num_parameters": count, "dtype": dtype}, *key)
+            self._journal.add(backends_used(), self._subject.name, "backends")
         return self._journal.get(*key) or {}
 
     def cell(self, cell: grid.CellPlan, shown: ProgressTask) -> Cell:
@@ -279,12 +296,7 @@ class _ModelRunner:
         if done is not None:
             return PositionLoss.model_validate(done)
         settings = self._settings
-        sequences = text_sequences(
-            self._subject.tokenizer,
-            source,
-            length=max(settings.lengths) - 1,
-            count=settings.samples,
-        )
+        sequences = _text(self._subject, settings, count=min(settings.samples, _MOST_SEQUENCES))
         shown = progress.task(f"loss by position {self._subject.name}", len(sequences))
         result = position_loss(
             self.model,

@@ -109,9 +109,11 @@ def _names(models: Sequence[ModelSource]) -> list[str]:
 
 
 def _subject_on_disk(model: str | Path, name: str) -> Subject:
+    from hydrahead.model.checkpoint import SafetensorsReader
     from hydrahead.model.loading import load_tokenizer, resolve_model_dir
 
     directory = resolve_model_dir(model)
+    SafetensorsReader(directory)  # missing or cut-off weights are found now, not models later
     config = read_json(directory / "config.json")
     tokenizer = load_tokenizer(directory)
     return Subject(

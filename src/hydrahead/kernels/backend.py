@@ -91,7 +91,6 @@ def backends_used() -> dict[str, str]:
 def forget() -> None:
     """Decide, and say, everything anew (tests)."""
     _decided.clear()
-    _loaded.clear()
     _used.clear()
     _said.clear()
 
@@ -101,13 +100,16 @@ def _key(
     op: str, device: torch.device, dtype: torch.dtype, needs_grad: bool, override: str | None
 ) -> str:
     """Where in `_loaded` the decision stands; a string, which a compiled graph can hold."""
+    if not _loaded:
+        # All at once: compiling reads this table once, at the first operation.
+        every = [table.load(name) for table in (REFERENCES, FASTS) for name in table]
+        _loaded.update({f"{kernel.op}/{kernel.name}": kernel for kernel in every})
     call = _Call(op, device, dtype, needs_grad, override or os.environ.get(OVERRIDE_VARIABLE))
     if call not in _decided:
         kernel, description = _choose(call)
         _used.setdefault(call.op, set()).add(description)
         _say(logging.INFO, f"{call.op} on {call.device.type} runs {description}")
         _decided[call] = f"{kernel.op}/{kernel.name}"
-        _loaded[_decided[call]] = kernel
     return _decided[call]
 
 

@@ -11,7 +11,9 @@ from typing import Any, ClassVar, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import (
@@ -32,7 +34,7 @@ from hydrahead.model.fp32 import FP32_MODULES, apply_keeping_fp32, reset_new_par
 from hydrahead.plan.head_plan import HeadPlan
 
 
-class HydraLayer(nn.Module):
+class HydraLayer(GradientCheckpointingLayer):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: HydraConfig, plan: HeadPlan, layer: int) -> None:
@@ -111,7 +113,6 @@ class HydraModel(HydraPreTrainedModel):
         )
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
-        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -119,7 +120,7 @@ class HydraModel(HydraPreTrainedModel):
         input_ids: Int[Tensor, "b t"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: HydraCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "b t d"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -168,8 +169,6 @@ class HydraModel(HydraPreTrainedModel):
             if cache is not None:
                 hidden, states = layer(hidden, context, cache.states[index])
                 cache.states[index] = states
-            elif self.gradient_checkpointing and self.training:
-                hidden, _ = self._gradient_checkpointing_func(layer.__call__, hidden, context)
             else:
                 hidden, _ = layer(hidden, context)
         if cache is not None:
@@ -226,7 +225,7 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         input_ids: Int[Tensor, "b t"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: HydraCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: Float[Tensor, "b t d"] | None = None,
         labels: Int[Tensor, "b t"] | None = None,
         use_cache: bool | None = None,

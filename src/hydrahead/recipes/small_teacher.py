@@ -1,9 +1,13 @@
 """The bundled small teacher, from nothing but text and generated recall tasks.
 
-A length curriculum, because without one nothing is learned for a long time: short rows dense with repeats
-first (copying), then needles told apart by their keys with many questions a row, then growing lengths.
+A length curriculum, because without one nothing is learned for a long time: short rows dense with
+repeats first (copying), then needles told apart by their keys with many questions a row, then
+growing lengths.
 """
 
+from pathlib import Path
+
+from hydrahead.pipeline.pretraining import PretrainJob
 from hydrahead.training.config import TrainConfig
 from hydrahead.training.pretrain import DecoderShape, PretrainRun
 from hydrahead.training.rows import Phase
@@ -43,11 +47,20 @@ def _phase(steps: int, length: int, tasks: dict[str, float], text_share: float) 
     )
 
 
-def small_teacher() -> PretrainRun:
+def small_teacher(text: str | Path, device: str = "cuda", workers: int = 14) -> PretrainJob:
     """A Qwen3-shaped decoder of 4M parameters with a context of 2048 tokens.
 
+    459M tokens in 7000 steps take 4 minutes on one H200 (with 14 processes making batches). The
+    bundled one answers 100 % of single needles and of 4 keys at 2048 tokens (n = 64 each).
+
+    Args:
+        text: JSONL (plain or .xz) with a `text` field; benchmarks/small_teacher/prepare_text.py
+            makes one.
+        device: where to train.
+        workers: processes that make batches.
+
     Returns:
-        The run configuration for `hydrahead.training.pretrain.pretrain`.
+        The run configuration.
     """
     phases = (
         _phase(600, 128, COPYING, 0.3),
@@ -56,7 +69,7 @@ def small_teacher() -> PretrainRun:
         _phase(1200, 1024, FINDING_AMONG_MANY, 0.4),
         _phase(2000, 2048, FINDING_AMONG_MANY, 0.4),
     )
-    return PretrainRun(
+    run = PretrainRun(
         shape=DecoderShape(
             vocab_size=3072,
             hidden_size=192,
@@ -80,3 +93,4 @@ def small_teacher() -> PretrainRun:
             compile=True,
         ),
     )
+    return PretrainJob(run=run, text=Path(text), device=device, workers=workers)

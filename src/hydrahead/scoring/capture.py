@@ -1,9 +1,11 @@
-"""One forward per run and pair, and what is kept of it: the readout rows, and the clean keys and values.
+"""One forward per run and pair, and what is kept of it: the readout rows, and the clean keys and
+values.
 
-Pairs are batched by padding on the right, all of them to one width. A causal model never looks there, so no
-mask is needed; no pair depends on the batch it is in (rope scalings that look at the length see one length);
-and the clean and the corrupted batch have the same shapes: positions the change cannot reach come out bit for
-bit the same, and heads that do nothing score exactly zero.
+Pairs are batched by padding on the right, all of them to one width. A causal model never looks
+there, so no mask is needed; no pair depends on the batch it is in (rope scalings that look at the
+length see one length);
+and the clean and the corrupted batch have the same shapes: positions the change cannot reach come
+out bit for bit the same, and heads that do nothing score exactly zero.
 
 Axes: r readout rows, s tokens, d hidden size, h q_heads, n kv_heads, e head_dim.
 """
@@ -67,7 +69,8 @@ class PairCapture:
 def capture_pairs(
     model: HydraForCausalLM, readouts: Sequence[Readout], width: int
 ) -> list[PairCapture]:
-    """Run clean and corrupted tokens of some pairs, padded to `width`, and keep what patching needs."""
+    """Run clean and corrupted tokens of some pairs, padded to `width`, and keep what patching
+    needs."""
     device = model.lm_head.weight.device
     tokenwise = TokenwiseModel(model)
     rows = [torch.tensor(readout.rows, device=device) for readout in readouts]
@@ -135,7 +138,8 @@ def run_and_keep(
         rows: positions kept at `row_sites`, per sequence.
         width: tokens to pad to.
         full_sites: sites kept at every position of the sequence.
-        ends: keep the rows of the first layer's "residual_in" and the last layer's "residual_out" as well.
+        ends: keep the rows of the first layer's "residual_in" and the last layer's "residual_out"
+            as well.
 
     Returns:
         For every sequence the tensors of every layer by site; each of the two ends is one tensor.
@@ -161,7 +165,8 @@ def run_and_keep(
         tensors = {site: tuple(few[site, i][number, :count] for i in layers) for site in row_sites}
         # Copies, so that a kept row does not keep the whole batch in memory.
         tensors |= {
-            site: tuple(full[site, i][number, :length].clone() for i in layers) for site in full_sites
+            site: tuple(full[site, i][number, :length].clone() for i in layers)
+            for site in full_sites
         }
         if first is not None and final is not None:
             tensors["residual_in"] = (first["residual_in", 0][number, :count],)

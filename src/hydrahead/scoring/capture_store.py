@@ -1,7 +1,7 @@
 """Captures of pairs, made in batches and kept as far as memory allows.
 
-The search for senders looks at every pair once per round. Captures that fit into the given number of bytes
-are kept; the others are computed again, with the same result.
+The search for senders looks at every pair once per round. Captures that fit into the given number
+of bytes are kept; the others are computed again, with the same result.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,8 @@ class CaptureStore:
         self._kept: dict[Pair, PairCapture] = {}
 
     def each(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, PairCapture]]:
-        """Every pair of `pairs` with its capture: kept ones first, then the others batch by batch."""
+        """Every pair of `pairs` with its capture: kept ones first, then the others batch by
+        batch."""
         for pair in pairs:
             if pair in self._kept:
                 yield pair, self._kept[pair]

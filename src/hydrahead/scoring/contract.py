@@ -1,7 +1,7 @@
 """What a scorer is: settings as plain data, and a function from a model to one number per q_head.
 
-A scorer gets everything it may use in a `ScoringRun` and gives back `HeadScores`. It measures pair by pair
-and notes every result in the run's log, which is all that resuming takes.
+A scorer gets everything it may use in a `ScoringRun` and gives back `HeadScores`. It measures pair
+by pair and notes every result in the run's log, which is all that resuming takes.
 """
 
 from abc import ABC, abstractmethod

@@ -1,12 +1,15 @@
-"""Counterfactual scores (HydraHead, arXiv 2606.20097, Eq. 9-12): how much of an answer passes through a head.
+"""Counterfactual scores (HydraHead, arXiv 2606.20097, Eq. 9-12): how much of an answer passes
+through a head.
 
-For pairs of prompts that differ in one value, the indirect effect of a head is the share of the readout's
-fall m(x) - m(x') that patching this head alone brings about, as a receiver (`receivers.py`) or as a sender
-into the current receivers (`senders.py`, `sender_search.py`). Per capability the score is
-`max(IE_recv, IE_send) * kappa`; capabilities are brought together by min-max and the mean (`fusion.py`).
+For pairs of prompts that differ in one value, the indirect effect of a head is the share of the
+readout's fall m(x) - m(x') that patching this head alone brings about, as a receiver
+(`receivers.py`) or as a sender into the current receivers (`senders.py`, `sender_search.py`). Per
+capability the score is `max(IE_recv, IE_send) * kappa`; capabilities are brought together by
+min-max and the mean (`fusion.py`).
 
-A pair the model cannot do has no effect to measure: pairs with m(x) - m(x') below a margin are dropped and
-counted. The tie-break is the attention mass on the token being copied, from the same runs.
+A pair the model cannot do has no effect to measure: pairs with m(x) - m(x') below a margin are
+dropped and counted. The tie-break is the attention mass on the token being copied, from the same
+runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +80,8 @@ class CounterfactualScorer(Scorer):
         return self.score_on(run, probes)
 
     def score_on(self, run: ScoringRun, probes: ProbeSet) -> HeadScores:
-        """Score on given pairs: receivers, then senders per capability, then everything put together.
+        """Score on given pairs: receivers, then senders per capability, then everything put
+        together.
 
         Raises:
             HydraHeadError: no pair of some capability has the margin.
@@ -99,7 +103,9 @@ class CounterfactualScorer(Scorer):
         }
         names = tuple(probe for group in capabilities.values() for probe in group)
         send_phases = {
-            probe: searches[name].last_phase for name, group in capabilities.items() for probe in group
+            probe: searches[name].last_phase
+            for name, group in capabilities.items()
+            for probe in group
         }
 
         def roles(chosen: Mapping[str, Sequence[int]]) -> tuple[Array, Array]:
@@ -227,7 +233,8 @@ class _Passes:
     def _effect(self, readouts: torch.Tensor, capture: PairCapture) -> Array:
         """[layer, q_head]: the share of the fall each patched run brings about, clipped to [0, 1].
 
-        `readouts` holds the clean run and then heads layer by layer; heads beyond its end have no effect.
+        `readouts` holds the clean run and then heads layer by layer; heads beyond its end have no
+        effect.
         """
         share = (readouts[0] - readouts[1:]) / (capture.clean - capture.corrupted)
         effect = np.zeros(self.shape)
@@ -236,7 +243,8 @@ class _Passes:
         return effect
 
     def _mass(self, pair: Pair, capture: PairCapture) -> Array | None:
-        """Attention on the copied token at the readout rows; None where the answer copies nothing."""
+        """Attention on the copied token at the readout rows; None where the answer copies
+        nothing."""
         sample = self.probes[pair]
         source = {len(sample.prompt_ids) - 1 + place: at for place, at in copied_tokens(sample)}
         copies = [(row, source[at]) for row, at in enumerate(capture.rows.tolist()) if at in source]

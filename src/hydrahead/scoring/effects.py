@@ -1,7 +1,7 @@
 """Effects of heads per pair, read back from the log and averaged.
 
-Averages are over pairs within a sub-probe first, then over sub-probes, so that a sub-probe that lost pairs
-weighs as much as any other.
+Averages are over pairs within a sub-probe first, then over sub-probes, so that a sub-probe that
+lost pairs weighs as much as any other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,7 @@ class Effects:
     def __init__(self, log: PairLog, shape: tuple[int, int]) -> None:
         self._log, self._shape = log, shape
 
-    def mean(
-        self, phase: str, probe: str, numbers: Sequence[int], field: str = "effect"
-    ) -> Array:
+    def mean(self, phase: str, probe: str, numbers: Sequence[int], field: str = "effect") -> Array:
         """Mean of a sub-probe's pairs in one phase, [layer, q_head]."""
         effects = [self._log.array((phase, probe, number), field) for number in numbers]
         return np.mean(effects, axis=0).reshape(self._shape)
@@ -39,7 +37,8 @@ class Effects:
         return np.mean([self.mean(phase, *entry) for entry in chosen.items()], axis=0)
 
     def role(self, phases: Mapping[str, str | None], chosen: Chosen) -> Array:
-        """[probe, layer, q_head]: the means in each sub-probe's own phase; 0 for one without a phase."""
+        """[probe, layer, q_head]: the means in each sub-probe's own phase; 0 for one without a
+        phase."""
         none = np.zeros(self._shape)
         found = ((phases[probe], probe, numbers) for probe, numbers in chosen.items())
         return np.stack([none if entry[0] is None else self.mean(*entry) for entry in found])

@@ -13,7 +13,8 @@ Array = np.ndarray
 
 
 def consistency(best_role: Array, threshold: float) -> Array:
-    """kappa: the fraction of sub-probes [probe, layer, q_head] in which the effect exceeds `threshold`."""
+    """kappa: the fraction of sub-probes [probe, layer, q_head] in which the effect exceeds
+    `threshold`."""
     return (best_role > threshold).mean(axis=0)
 
 

@@ -1,8 +1,8 @@
 """What has been measured so far, one JSON line per probe pair, so that a stopped run goes on.
 
-The log is keyed by (phase, probe, pair). Lines are appended and flushed as results come; a last line cut
-short by a kill is dropped and measured again. Floats survive the round trip exactly, so a resumed run ends
-in the same scores. Without a directory the log lives in memory.
+The log is keyed by (phase, probe, pair). Lines are appended and flushed as results come; a last
+line cut short by a kill is dropped and measured again. Floats survive the round trip exactly, so a
+resumed run ends in the same scores. Without a directory the log lives in memory.
 """
 
 import json
@@ -61,7 +61,8 @@ class PairLog:
         return np.asarray(self._records[key][name], dtype=np.float64)
 
     def save(self, directory: Path) -> None:
-        """Write all results into `directory`, in the order of their keys: how the run was cut does not show."""
+        """Write all results into `directory`, in the order of their keys: how the run was cut does
+        not show."""
         lines = [_line(key, self._records[key]) for key in sorted(self._records)]
         write_text(directory / FILE_NAME, "".join(lines))
 

@@ -107,7 +107,8 @@ def draw_probes(
         paired: every sample must have a counterfactual.
 
     Raises:
-        HydraHeadError: a length beyond the model's context or too short for a task, an unknown task, a
+        HydraHeadError: a length beyond the model's context or too short for a task, an unknown
+            task, a
             task without counterfactuals where they are needed, token ids the model does not have.
     """
     length = probe_length(settings.length, geometry.max_positions)

@@ -1,4 +1,5 @@
-"""Random scores: the control every scorer has to beat, with the same plan policies and the same budget."""
+"""Random scores: the control every scorer has to beat, with the same plan policies and the same
+budget."""
 
 from typing import ClassVar
 

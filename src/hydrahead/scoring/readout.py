@@ -2,9 +2,9 @@
 
     m = (1/Z) sum_j lambda^j (z_j[clean answer_j] - z_j[counterfactual answer_j]),   Z = sum_j lambda^j
 
-j runs over the answer's tokens in which the two answers differ (the others would add exact zeros), z_j are
-the logits at the position that *predicts* token j: one before it. Both runs are forced along the clean
-answer, so position by position they see the same answer tokens.
+j runs over the answer's tokens in which the two answers differ (the others would add exact zeros),
+z_j are the logits at the position that *predicts* token j: one before it. Both runs are forced
+along the clean answer, so position by position they see the same answer tokens.
 
 Axes: r readout rows, d hidden size, v vocabulary.
 """
@@ -82,16 +82,19 @@ def copied_tokens(sample: Sample) -> list[tuple[int, tuple[int, ...]]]:
     """Which answer token is copied from where.
 
     Returns:
-        For every token of every evidence span that the answer repeats as it stands, in answer order: its
-        place in `answer_ids`, and the positions in `prompt_ids` that hold this token within the span (more
-        than one where a value repeats a digit). Empty where the answer repeats no span.
+        For every token of every evidence span that the answer repeats as it stands, in answer
+            order: its place in `answer_ids`, and the positions in `prompt_ids` that hold this token
+            within the span (more than one where a value repeats a digit). Empty where the answer
+            repeats no span.
     """
     found: list[tuple[int, tuple[int, ...]]] = []
     cursor = 0
     for start, stop in sample.evidence:
         span = sample.prompt_ids[start:stop]
         last = len(sample.answer_ids) - len(span)
-        places = (p for p in range(cursor, last + 1) if sample.answer_ids[p : p + len(span)] == span)
+        places = (
+            p for p in range(cursor, last + 1) if sample.answer_ids[p : p + len(span)] == span
+        )
         place = next(places, None)
         if place is None or not span:
             continue

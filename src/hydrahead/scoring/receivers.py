@@ -1,8 +1,9 @@
-"""Receivers: how much of the answer passes through a head's output (HydraHead, arXiv 2606.20097, Eq. 10).
+"""Receivers: how much of the answer passes through a head's output (HydraHead, arXiv 2606.20097,
+Eq. 10).
 
-The head's output is replaced by its corrupted value and every attention output after it is frozen to its
-clean one. Then nothing moves between positions, and the readout rows of one residual stream per head, run
-through the remaining norms and MLPs, give exactly what a patched forward would.
+The head's output is replaced by its corrupted value and every attention output after it is frozen
+to its clean one. Then nothing moves between positions, and the readout rows of one residual stream
+per head, run through the remaining norms and MLPs, give exactly what a patched forward would.
 
 Axes: p = 1 + layers * h runs, r readout rows, d hidden size, h q_heads, e head_dim.
 """
@@ -27,8 +28,8 @@ def receiver_readouts(model: TokenwiseModel, capture: PairCapture) -> Float[Tens
     """m of the clean run and of every patched run.
 
     Returns:
-        m with nothing patched first, then with each head patched, layer by layer. Taking differences
-        within this one computation cancels its rounding.
+        m with nothing patched first, then with each head patched, layer by layer. Taking
+        differences within this one computation cancels its rounding.
     """
     stream = capture.embedding[None].to(model.dtype)
     for layer in range(model.num_layers):

@@ -1,10 +1,11 @@
 """Retrieval scores (arXiv 2404.15574): does a head look at the very token that is being copied?
 
-The clean answer is forced. At every position that predicts an answer token which stands in the needle, a
-head hits if the key it attends to most holds that token in the needle. The score is the fraction of hits
-(the paper's), averaged over sub-probes; the attention mass on those keys breaks ties. Samples of which the
-model predicts too little of the answer say nothing of its heads: they are dropped and counted (the paper
-asks for a ROUGE-1 recall above 0.5; so do we, of the forced answer's tokens).
+The clean answer is forced. At every position that predicts an answer token which stands in the
+needle, a head hits if the key it attends to most holds that token in the needle. The score is the
+fraction of hits (the paper's), averaged over sub-probes; the attention mass on those keys breaks
+ties. Samples of which the
+model predicts too little of the answer say nothing of its heads: they are dropped and counted (the
+paper asks for a ROUGE-1 recall above 0.5; so do we, of the forced answer's tokens).
 
 Only the queries of those positions are used; no t x t matrix is formed.
 """
@@ -69,7 +70,11 @@ class RetrievalScorer(Scorer):
         self._look(run, probes)
         recall = {pair: float(run.log[LOOK, *pair]["recall"]) for pair in probes.pairs()}
         kept = {
-            name: [number for probe, number in probes.pairs((name,)) if self._recalled(recall[probe, number])]
+            name: [
+                number
+                for probe, number in probes.pairs((name,))
+                if self._recalled(recall[probe, number])
+            ]
             for name in probes.names
         }
         names = tuple(name for name in probes.names if kept[name])

@@ -1,7 +1,7 @@
 """Softmax attention of a few rows over all keys: what a head looks at, or returns, at the readout.
 
-Only r queries are looked at, so nothing of size t x t is ever formed. The attention is the teacher's own:
-causal, with the layer's sliding window if it has one. Computed in fp32 or wider.
+Only r queries are looked at, so nothing of size t x t is ever formed. The attention is the
+teacher's own: causal, with the layer's sliding window if it has one. Computed in fp32 or wider.
 
 Axes: p patched runs (or any batch), r rows, h q_heads, n kv_heads, s keys, e head_dim.
 """
@@ -17,9 +17,7 @@ SCORE_ELEMENTS = 1 << 26
 """Attention logits held at a time (256 MiB in fp32)."""
 
 
-def visible(
-    positions: Int[Tensor, " r"], num_keys: int, reach: int | None
-) -> Bool[Tensor, "r s"]:
+def visible(positions: Int[Tensor, " r"], num_keys: int, reach: int | None) -> Bool[Tensor, "r s"]:
     """Keys each row sees: not after it, and at a distance below `reach` (None: all)."""
     distance = positions[:, None] - torch.arange(num_keys, device=positions.device)
     return (distance >= 0) & (distance < (num_keys if reach is None else reach))

@@ -1,7 +1,7 @@
 """Scoring as a call, and as a verb that writes an artefact.
 
-`score_heads` scores a model in memory. `score` loads it, keeps a log of every pair so that the same command
-resumes, and writes the scores, a picture of them and the log.
+`score_heads` scores a model in memory. `score` loads it, keeps a log of every pair so that the same
+command resumes, and writes the scores, a picture of them and the log.
 """
 
 from collections.abc import Mapping
@@ -43,21 +43,24 @@ def score_heads(
     """How much every q_head of a teacher matters.
 
     Args:
-        model: a teacher (all-full hybrid, `load_model` makes one of any checkpoint), in evaluation mode.
+        model: a teacher (all-full hybrid, `load_model` makes one of any checkpoint), in evaluation
+            mode.
         codec: the model's tokenizer; every method but "random" needs it.
         method: a name in `SCORERS`.
         settings: of the method's settings class; what is left out has its default.
         seed: of the probes.
         batch_size: samples (substitution: units) per forward. Scores depend on it by rounding only.
         progress: where to show progress; silent by default.
-        work: an artefact being made. Results per pair go to its scratch folder, and what is there counts
+        work: an artefact being made. Results per pair go to its scratch folder, and what is there
+            counts
             as done.
 
     Returns:
         Scores [layer, q_head] with their breakdown.
 
     Raises:
-        HydraHeadError: an unknown method or setting (with a suggestion), a model that is no teacher,
+        HydraHeadError: an unknown method or setting (with a suggestion), a model that is no
+            teacher,
             probes longer than its context, or probes it cannot do.
     """
     log = PairLog(None if work is None else work.scratch)
@@ -89,15 +92,16 @@ def score(
 ) -> Path:
     """Score a checkpoint and write an artefact of kind "scores".
 
-    The artefact holds scores.json and scores.npz (`HeadScores.load`), scores.png, and pairs.jsonl with what
-    was measured on every pair. A run that was stopped goes on from its last finished pair when the same
-    command is given again; batch size and device may differ.
+    The artefact holds scores.json and scores.npz (`HeadScores.load`), scores.png, and pairs.jsonl
+    with what was measured on every pair. A run that was stopped goes on from its last finished pair
+    when the same command is given again; batch size and device may differ.
 
     Args:
         model: a checkpoint directory or Hugging Face name.
         out: the directory to make.
         method, settings, seed, batch_size: as in `score_heads`.
-        device, dtype, attn_implementation: how the model runs; patched runs are fp32 or wider anyway.
+        device, dtype, attn_implementation: how the model runs; patched runs are fp32 or wider
+            anyway.
         force: replace an artefact made from something else.
         progress: where to show progress; stderr by default.
 
@@ -105,7 +109,8 @@ def score(
         `out`.
 
     Raises:
-        HydraHeadError: as `score_heads`; a model that cannot be loaded; an `out` that is something else.
+        HydraHeadError: as `score_heads`; a model that cannot be loaded; an `out` that is something
+            else.
     """
     scorer = make_scorer(method, settings)
     directory = resolve_model_dir(model)
@@ -117,7 +122,12 @@ def score(
     }
     parents = {"model": directory, **scorer.parents()}
     with open_artefact(
-        Path(out), kind="scores", configuration=configuration, parents=parents, seed=seed, force=force
+        Path(out),
+        kind="scores",
+        configuration=configuration,
+        parents=parents,
+        seed=seed,
+        force=force,
     ) as work:
         if work.reused:
             return Path(out)
@@ -151,7 +161,8 @@ def make_scorer(method: str, settings: Mapping[str, Any] | None = None) -> Score
     """The scorer of a method with its settings.
 
     Raises:
-        HydraHeadError: an unknown method or setting (with a suggestion), or a value that does not fit.
+        HydraHeadError: an unknown method or setting (with a suggestion), or a value that does not
+            fit.
     """
     kind: type[Scorer] = SCORERS.load(method)
     return kind(validate(kind.Settings, dict(settings or {}), where=f"settings of {method}"))

@@ -1,15 +1,18 @@
-"""Senders: which heads tell the receivers where to look (path patching, HydraHead arXiv 2606.20097, 1.3).
+"""Senders: which heads tell the receivers where to look (path patching, HydraHead arXiv 2606.20097,
+1.3).
 
-A sender's output is replaced by its corrupted value from the first changed token on. The change travels
-through norms and MLPs only, up to the *queries* of the current receivers at the readout rows; these attend
-with the patched queries over clean keys and values, and what their outputs change is what is read. Every
-other attention output stays clean, and the sender's own direct way to the logits is cut. Receivers stay live
-for one another: a message reaches the logits through a chain of current receivers too, which is what makes
-the search for senders of senders (`counterfactual.py`) go on beyond its first round.
+A sender's output is replaced by its corrupted value from the first changed token on. The change
+travels through norms and MLPs only, up to the *queries* of the current receivers at the readout
+rows; these attend with the patched queries over clean keys and values, and what their outputs
+change is what is read. Every other attention output stays clean, and the sender's own direct way to
+the logits is cut. Receivers stay live
+for one another: a message reaches the logits through a chain of current receivers too, which is
+what makes the search for senders of senders (`counterfactual.py`) go on beyond its first round.
 
-Only queries at the readout rows change, and residuals meet other positions in attention alone; so the
-readout rows suffice here as well. Two streams per sender: `sent` carries the sender's message and all that
-receivers make of it, and forms the queries; `heard` carries the receivers' part alone, and is read.
+Only queries at the readout rows change, and residuals meet other positions in attention alone; so
+the readout rows suffice here as well. Two streams per sender: `sent` carries the sender's message
+and all that receivers make of it, and forms the queries; `heard` carries the receivers' part alone,
+and is read.
 
 Axes: p = 1 + senders runs, r readout rows, d hidden size, h q_heads, e head_dim.
 """
@@ -39,8 +42,8 @@ def sender_readouts(
         receivers: the current receivers.
 
     Returns:
-        m with nothing sent first, then with each head of the first `num_sending_layers` layers as the
-        sender, layer by layer.
+        m with nothing sent first, then with each head of the first `num_sending_layers` layers as
+        the sender, layer by layer.
     """
     last = num_sending_layers(receivers)
     sent = heard = capture.embedding[None].to(model.dtype)

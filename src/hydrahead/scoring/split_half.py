@@ -1,9 +1,10 @@
 """How far the whole scoring would come out the same from other pairs.
 
-`plan.reliability` compares plain means over probes; a score with kappa and min-max in it is not a mean. Here
-the pairs of every sub-probe are split into random halves, each half goes through the whole scoring, and the
-two scores are compared by Spearman's rho over all heads, and over those with any effect at all (heads that
-are zero in every pair tie in both halves, which says nothing of the ranking).
+`plan.reliability` compares plain means over probes; a score with kappa and min-max in it is not a
+mean. Here the pairs of every sub-probe are split into random halves, each half goes through the
+whole scoring, and the two scores are compared by Spearman's rho over all heads, and over those with
+any effect at all (heads that are zero in every pair tie in both halves, which says nothing of the
+ranking).
 """
 
 from collections.abc import Callable, Sequence

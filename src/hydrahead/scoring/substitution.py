@@ -1,13 +1,16 @@
 """Substitution scores: how much damage is done when one unit runs its twin.
 
-The twins are the all-linear hybrid, aligned to the teacher. In a clean run of the teacher every layer's
-twins get the teacher's own attention input (replay), so a twin is judged by itself and not by the errors of
-others. Then unit by unit its output, at every position, is replaced by the twin's and the layers above run on.
+The twins are the all-linear hybrid, aligned to the teacher. In a clean run of the teacher every
+layer's twins get the teacher's own attention input (replay), so a twin is judged by itself and not
+by the errors of others. Then unit by unit its output, at every position, is replaced by the twin's
+and the layers above run on.
 
-Damage is KL(teacher || patched) in nats per token, at the positions that predict the answer. It needs no
-threshold on what the model can do, is never negative, and sees what counterfactual scores cannot: heads that
-only prepare keys for others. The rise of the answer's own loss is kept beside it (`extras`) and breaks ties.
-Units that cannot be given away (layers with a window of their own) have no twin and score 0.
+Damage is KL(teacher || patched) in nats per token, at the positions that predict the answer. It
+needs no
+threshold on what the model can do, is never negative, and sees what counterfactual scores cannot:
+heads that only prepare keys for others. The rise of the answer's own loss is kept beside it
+(`extras`) and breaks ties. Units that cannot be given away (layers with a window of their own) have
+no twin and score 0.
 """
 
 from collections.abc import Sequence

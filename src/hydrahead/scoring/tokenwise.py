@@ -1,8 +1,10 @@
-"""The parts of a teacher that act on each position alone: norms, MLPs, query projections, the readout.
+"""The parts of a teacher that act on each position alone: norms, MLPs, query projections, the
+readout.
 
-With every attention output frozen nothing moves between positions, so a patched run is these parts applied
-to the readout rows: no forward over the sequence. They run in fp32 or wider whatever the model's dtype, for
-a head's effect can be smaller than what bf16 can add to a residual.
+With every attention output frozen nothing moves between positions, so a patched run is these parts
+applied
+to the readout rows: no forward over the sequence. They run in fp32 or wider whatever the model's
+dtype, for a head's effect can be smaller than what bf16 can add to a residual.
 
 Axes: p patched runs, r readout rows, d hidden size, h q_heads, e head_dim.
 """
@@ -94,7 +96,8 @@ class TokenwiseModel:
     def rotation(
         self, positions: Int[Tensor, " r"], width: int
     ) -> tuple[Float[Tensor, "r e"], Float[Tensor, "r e"]]:
-        """cos and sin of the rows, as in a forward over `width` tokens (some scalings look at that)."""
+        """cos and sin of the rows, as in a forward over `width` tokens (some scalings look at
+        that)."""
         like = torch.zeros((), dtype=self.dtype, device=positions.device)
         everywhere = torch.arange(width, device=positions.device)[None]
         cos, sin = self._model.model.rotary_emb(like, everywhere)

@@ -29,7 +29,8 @@ def load_twins(
     """The twins of a teacher, on its device and in its dtype.
 
     Raises:
-        HydraHeadError: not a hybrid, one of another model, or one in which some free slot still runs the
+        HydraHeadError: not a hybrid, one of another model, or one in which some free slot still
+            runs the
             teacher's attention.
     """
     weight = teacher.lm_head.weight
@@ -43,7 +44,11 @@ def load_twins(
     plan.require_geometry(geometry, where=directory)
     own = teacher.config.head_plan
     for layer in geometry.free_layers:
-        kept = [unit for unit, spec in enumerate(plan.layers[layer].units) if spec in own.layers[layer].units]
+        kept = [
+            unit
+            for unit, spec in enumerate(plan.layers[layer].units)
+            if spec in own.layers[layer].units
+        ]
         if kept:
             raise HydraHeadError(
                 f"these are no twins: {plan.unit} {kept[0]} of layer {layer} runs the teacher's attention",
@@ -61,7 +66,8 @@ def load_twins(
 
 
 class SampleRun:
-    """A clean run of the teacher on one sample, its twins' outputs, and patched runs from any layer on."""
+    """A clean run of the teacher on one sample, its twins' outputs, and patched runs from any layer
+    on."""
 
     def __init__(self, teacher: HydraForCausalLM, twins: HydraForCausalLM, sample: Sample) -> None:
         self._teacher = teacher
@@ -90,7 +96,8 @@ class SampleRun:
             units: the q_head slots of each unit.
 
         Returns:
-            For every unit KL(teacher || patched) and the rise of the answer's loss, nats per answer token.
+            For every unit KL(teacher || patched) and the rise of the answer's loss, nats per answer
+            token.
         """
         log_probs = self._answer_log_probs(self._run_from(layer, units))
         right = self._answer[None, :, None].expand(len(units), -1, 1)

@@ -1,8 +1,9 @@
 """Many keys, and question after question about them: the dense lesson in telling needles apart.
 
-A sample of `niah_multikey` asks once, so a small model sees one chance per row to learn that the key decides;
-one that had seen 0.4 billion tokens of them still guessed among the needles. Here every key is asked for in
-turn, in the same words as in `niah_multikey`; all answers but the last are part of the prompt.
+A sample of `niah_multikey` asks once, so a small model sees one chance per row to learn that the
+key decides; one that had seen 0.4 billion tokens of them still guessed among the needles. Here
+every key is asked for in turn, in the same words as in `niah_multikey`; all answers but the last
+are part of the prompt.
 """
 
 from random import Random

@@ -1,8 +1,8 @@
 """A small byte-level BPE tokenizer, trained in process.
 
-Digits are always single tokens, so that a number's length in tokens is its number of digits and numbers
-never merge with what stands beside them; bytes that were never seen still have a token, so any text can be
-encoded and decoded without loss.
+Digits are always single tokens, so that a number's length in tokens is its number of digits and
+numbers never merge with what stands beside them; bytes that were never seen still have a token, so
+any text can be encoded and decoded without loss.
 """
 
 from collections.abc import Iterable

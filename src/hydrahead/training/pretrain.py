@@ -1,9 +1,10 @@
 """A small decoder from scratch: tokenizer, token stream, curriculum, one model directory.
 
-This is how the bundled teacher was made (`recipes/small_teacher.py` holds its settings). The model is a plain
-transformers Qwen3; nothing here knows of hybrids.
+This is how the bundled teacher was made (`recipes/small_teacher.py` holds its settings). The model
+is a plain transformers Qwen3; nothing here knows of hybrids.
 """
 
+import itertools
 import json
 import lzma
 import shutil
@@ -31,13 +32,16 @@ from hydrahead.training.objectives import Objective, ObjectiveOutput
 from hydrahead.training.rows import CurriculumBatches, CurriculumRows, Phase
 
 TOKENIZER_DOCUMENTS = 1500
-"""Documents the tokenizer is trained on; more change the merges of a small vocabulary very little."""
+"""Documents the tokenizer is trained on; more change the merges of a small vocabulary very
+little."""
 TOKENIZER_SAMPLES = 600
-"""Recall samples of each task the tokenizer is trained on, so that their words become single tokens."""
+"""Recall samples of each task the tokenizer is trained on, so that their words become single
+tokens."""
 
 
 KEY_REPEATS = 2000
-"""Times the tokenizer sees every key; less often than common syllables and it would stay in pieces."""
+"""Times the tokenizer sees every key; less often than common syllables and it would stay in
+pieces."""
 WORD_TASKS = frozenset({"copy_spans", "mqar", "general"})
 """Tasks that choose words by their length in tokens and so need a tokenizer first."""
 
@@ -70,7 +74,9 @@ class PretrainRun(BaseModel):
 
 
 class DenseNextToken(Objective):
-    """Next-token cross-entropy on rows that hold one document each, so that attention is plainly causal."""
+    """Next-token cross-entropy on rows that hold one document each, so that attention is plainly
+    causal.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -118,7 +124,9 @@ def recall_texts(tasks: Iterable[str], *, length: int = 4000) -> Iterator[str]:
 
 
 def key_texts() -> Iterator[str]:
-    """Every key often enough to become a single token, so that finding a key is one step of attention."""
+    """Every key often enough to become a single token, so that finding a key is one step of
+    attention.
+    """
     for number in range(KEY_REPEATS):
         rng = generator(0, "bpe", "keys", number)
         yield "".join(f" {key}" for key in rng.sample(KEYS, len(KEYS)))
@@ -127,7 +135,7 @@ def key_texts() -> Iterator[str]:
 def build_tokenizer(run: PretrainRun, text: Path) -> Any:
     """A tokenizer for the run's text and tasks."""
     tasks = {name.split(":")[0] for phase in run.phases for name in phase.tasks}
-    documents = [text for _, text in zip(range(TOKENIZER_DOCUMENTS), read_documents(text))]
+    documents = itertools.islice(read_documents(text), TOKENIZER_DOCUMENTS)
     texts = [*documents, *recall_texts(tasks - WORD_TASKS), *key_texts()]
     return train_byte_bpe(
         texts, vocab_size=run.shape.vocab_size, max_length=run.shape.max_positions
@@ -164,7 +172,13 @@ def build_model(shape: DecoderShape, tokenizer: Any, seed: int) -> Qwen3ForCausa
 
 
 def pretrain(
-    run: PretrainRun, *, text: Path, out: Path, device: str = "cpu", workers: int = 0
+    run: PretrainRun,
+    *,
+    text: Path,
+    out: Path,
+    device: str = "cpu",
+    workers: int = 0,
+    force: bool = False,
 ) -> Path:
     """Train a model from scratch and write it as a Hugging Face model directory.
 
@@ -172,8 +186,10 @@ def pretrain(
         run: everything that decides the weights.
         text: JSONL (plain or .xz) with a `text` field per document.
         out: model directory to write; the same call resumes an unfinished run.
-        device: where to train; parameters are float32 or bfloat16 with float32 masters, as `run.train` says.
+        device: where to train; parameters are float32 or bfloat16 with float32 masters, as
+            `run.train` says.
         workers: processes that make batches.
+        force: replace an `out` made from something else.
 
     Raises:
         HydraHeadError: the text is not readable, or `out` holds something else.
@@ -184,6 +200,7 @@ def pretrain(
         configuration={"pretrain": run.model_dump(mode="json")},
         parents={"text": fingerprint(text)},
         seed=run.train.seed,
+        force=force,
     ) as work:
         if work.reused:
             return out

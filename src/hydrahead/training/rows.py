@@ -1,11 +1,13 @@
 """Rows for training a small model from scratch: text windows and recall samples, one per row.
 
-Row r of batch i is a pure function of (seed, i, r). Nothing has to be remembered to resume but the number of
-the next batch, and any number of worker processes makes the same batches in the same order.
+Row r of batch i is a pure function of (seed, i, r). Nothing has to be remembered to resume but the
+number of the next batch, and any number of worker processes makes the same batches in the same
+order.
 
-A recall row is one sample of one task, at the phase's length; only what can be known is learned (the answer
-and the spans the prompt repeats). So few targets would drown among those of the text rows: a recall row's
-targets share the weight `recall_weight * length` instead. A text row is a window of the token stream in which documents follow each other.
+A recall row is one sample of one task, at the phase's length; only what can be known is learned
+(the answer and the spans the prompt repeats). So few targets would drown among those of the text
+rows: a recall row's targets share the weight `recall_weight * length` instead. A text row is a
+window of the token stream in which documents follow each other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -123,17 +123,19 @@ class AlignObjective(Objective):
         """(name, loss / number of layers) of each replaced layer."""
         indices = [layer.index for layer in self._layers]
         trace = trace_teacher(self._teacher, batch, indices, _TAPS[self._target])
-        context = replay_context(self._hybrid, trace.inputs[indices[0]], batch)
+        like = trace.inputs[indices[0]].to(self._hybrid.dtype)
+        context = replay_context(self._hybrid, like, batch)
         for layer in self._layers:
-            hidden = trace.inputs.pop(layer.index)
+            hidden = trace.inputs.pop(layer.index).to(self._hybrid.dtype)
             wanted = trace.targets.pop(layer.index).float()
             if self._target == "heads":
                 with record(self._hybrid, ["heads"], layers=[layer.index]) as tape:
                     layer.attention(hidden, context, None)
-                slots = list(layer.slots)
-                loss = head_error(
-                    tape["heads", layer.index].float()[:, :, slots], wanted[:, :, slots]
-                )
+                given = tape["heads", layer.index].float()
+                if len(layer.slots) < given.shape[2]:
+                    slots = list(layer.slots)
+                    given, wanted = given[:, :, slots], wanted[:, :, slots]
+                loss = head_error(given, wanted)
             else:
                 loss = output_error(layer.attention(hidden, context, None)[0].float(), wanted)
             yield f"layer_{layer.index}", loss / len(self._layers)

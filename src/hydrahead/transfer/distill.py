@@ -7,6 +7,7 @@ weights.
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,8 @@ def distill(
     ) as work:
         if not work.reused:
             run = _Repair(source, teacher_dir, str(data), config, work)
-            with progress or Progress() as shown:
-                results = [run.stage(name, settings[name], shown) for name in names]
-            run.write(results)
+            with nullcontext(progress) if progress is not None else Progress() as shown:
+                run.write([run.stage(name, settings[name], shown) for name in names])
     return Path(out)
 
 
@@ -115,31 +115,40 @@ class _Repair:
         self._config = config
         self._work = work
         self._tokenizer = load_tokenizer(source)
-        self._hybrid = self._load(source)
+        self._hybrid = self._load(source, config.dtype)
         self._teacher: HydraForCausalLM | None = None
         if teacher_dir is not None:
             require_same_tokenizer(self._tokenizer, load_tokenizer(teacher_dir), teacher_dir)
-            self._teacher = self._load(teacher_dir).requires_grad_(False)
+            dtype = config.teacher_dtype or config.dtype
+            self._teacher = self._load(teacher_dir, dtype).requires_grad_(False)
             _require_same_vocabulary(self._hybrid, self._teacher, teacher_dir)
 
-    def _load(self, directory: Path) -> HydraForCausalLM:
+    def _load(self, directory: Path, dtype: str) -> HydraForCausalLM:
         config = self._config
         return load_model(
             directory,
-            dtype=config.dtype,
+            dtype=dtype,
             device=config.device,
             attn_implementation=config.attn_implementation,
         )
 
     def stage(self, name: str, settings: TrainConfig, progress: Progress) -> dict[str, Any]:
         """Run one stage, or go on with it; what to record about it."""
+        try:
+            return self._stage(name, settings, progress)
+        except HydraHeadError:
+            if not list(self._work.scratch.glob("*/checkpoints/*")):  # nothing to resume from
+                shutil.rmtree(self._work.scratch)
+            raise
+
+    def _stage(self, name: str, settings: TrainConfig, progress: Progress) -> dict[str, Any]:
         stage = load_stage(name)
         _require_length(self._hybrid, settings, name)
         folder = self._work.scratch / name
         batches = self._batches(name, settings)
-        self._calibrate(stage, name, settings)
         prepared = stage.prepare(self._hybrid, self._teacher, self._config)
         require_memory(self._hybrid, settings, layer_by_layer=stage.layer_by_layer)
+        self._calibrate(stage, name, settings)
         result = train(
             self._hybrid,
             prepared.objective,

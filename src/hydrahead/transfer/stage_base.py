@@ -24,7 +24,9 @@ class DistillConfig(BaseModel):
 
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype of both models; masters are float32 either way."""
+    """Compute dtype of the hybrid; masters are float32 either way."""
+    teacher_dtype: Literal["float32", "bfloat16"] | None = None
+    """Compute dtype of the teacher, which only runs forward; None: the hybrid's."""
     attn_implementation: str = "sdpa"
     seed: int = 0
     align_target: Literal["output", "heads"] = "output"

@@ -137,6 +137,24 @@ def test_directories_of_one_name_get_longer_names(tiny_model, tokenizer, tmp_pat
     assert [subject.name for subject in subjects] == ["x/final", "y/final"]
 
 
+def test_damage_and_missing_text_are_found_before_any_work(
+    tiny_model, tokenizer, tmp_path, quiet, perfect
+):
+    broken = tmp_path / "broken"
+    tiny_model.save_pretrained(broken)
+    tokenizer.save_pretrained(broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    models = [(perfect, tokenizer, "perfect"), broken]
+    settings = dict(tasks="niah_single", lengths=[256], out=tmp_path / "e", progress=quiet)
+    with pytest.raises(HydraHeadError, match=r"model\.safetensors"):
+        evaluate(models, **settings)
+    with pytest.raises(HydraHeadError, match="no such file"):
+        evaluate(models[:1], perplexity_text=tmp_path / "missing.txt", **settings)
+    assert perfect.batches == []
+    assert not any("e" in path.name.split(".") for path in tmp_path.iterdir())
+
+
 def test_other_weights_have_another_hash(tiny_model):
     before = parameters_hash(tiny_model)
     assert parameters_hash(tiny_model) == before

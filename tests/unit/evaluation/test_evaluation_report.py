@@ -84,7 +84,7 @@ def plan(geometry, tmp_path):
 
 @pytest.fixture
 def trained(tmp_path):
-    directory = tmp_path / "trained"
+    directory = tmp_path / 'tr"ain<ed'
     (directory / "align").mkdir(parents=True)
     lines = [{"step": step, "loss": 2.0 / step} for step in (1, 2, 4)]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "lo'
@@ -119,11 +119,17 @@ def test_one_page_shows_everything_and_needs_nothing(evaluation, scores, plan, t
     assert "url(http" not in html
     assert "<script" not in html
     text = " ".join(outline.text)
-    for expected in ("seed", "gated_delta: 1 of 4", "window (window 64): 1 of 4", "trained/align"):
+    for expected in (
+        "seed",
+        "gated_delta: 1 of 4",
+        "window (window 64): 1 of 4",
+        'tr"ain<ed/align',
+    ):
         assert expected in text
     assert "--lengths 256,512 --samples 10 --depths 0,0.25,0.5,0.75,1 --seed 3" in text
     assert "teacher &lt;1&gt;" in html
     assert "teacher <1>" not in html
+    assert "ain<ed" not in html
 
 
 def test_numbers_in_the_tables_are_those_of_the_results(evaluation):

@@ -20,7 +20,9 @@ VALID[1, :6] = False
 VALID[2, :18] = False
 
 
-def expected(mixer: AttentionMixer, hidden: Tensor, valid: Tensor, reach: int, sinks: int) -> Tensor:
+def expected(
+    mixer: AttentionMixer, hidden: Tensor, valid: Tensor, reach: int, sinks: int
+) -> Tensor:
     positions = (valid.long().cumsum(1) - 1).clamp(min=0)
     seen = projected(mixer, hidden, context(positions, valid=valid))
 

@@ -199,6 +199,18 @@ def test_ties_go_to_the_secondary_score_then_to_order() -> None:
     assert everything.ties.total == 0
 
 
+def test_an_equal_score_that_the_constraint_keeps_out_is_no_tie() -> None:
+    # (1, 1) scores as much as (0, 0), but layer 1 already has its share, or layer 0 only its own.
+    even = scores_of(geometry(layers=3, group=1), [[5, 1], [5, 5], [0, 0]])
+    result = make_plan(even, full_fraction=1 / 3, policy="per_layer_top")
+    assert full_places(result.plan) == {(0, 0), (1, 0)}
+    assert result.ties.total == 1
+    least = scores_of(geometry(layers=2, group=1), [[3, 0], [9, 3]])
+    result = make_plan(least, full_fraction=0.5, policy="constrained_top", min_per_layer=1)
+    assert full_places(result.plan) == {(0, 0), (1, 0)}
+    assert result.ties.total == 0
+
+
 def test_the_constraint_leaves_few_slots_free() -> None:
     scores = random_scores(qwen3_1_7b(), 0)
     result = make_plan(scores, full_fraction=0.125, policy="constrained_top", min_per_layer=1)

@@ -1,4 +1,5 @@
-"""Small random checkpoints whose tokenizer has one token per byte, so that real tasks can be drawn for them."""
+"""Small random checkpoints whose tokenizer has one token per byte, so that real tasks can be drawn
+for them."""
 
 from pathlib import Path
 
@@ -15,7 +16,7 @@ EASY = {
 """Few and short probes."""
 
 
-def byte_teacher(directory: Path, family: str = "qwen3", *, seed: int = 0) -> Path:
+def byte_teacher(directory: Path, family: str = "qwen3", *, seed: int = 2) -> Path:
     """A checkpoint directory with a context of 256 tokens."""
     config = tiny_config(family, num_hidden_layers=2, vocab_size=260)
     tiny_model(config, seed=seed).save_pretrained(directory)

@@ -1,13 +1,17 @@
-"""Small teachers whose circuits are written by hand, so that it is known which heads matter, and how.
+"""Small teachers whose circuits are written by hand, so that it is known which heads matter, and
+how.
 
-Residual: five blocks of one-hot tokens (the token, the one before it, two pointers, the answer) and one
-constant. Position comes from the fast planes of RoPE, tokens are matched in its slow planes, which hardly
-turn over the prompts used here. Heads that have no part in the circuit are small noise.
+Residual: five blocks of one-hot tokens (the token, the one before it, two pointers, the answer) and
+one constant. Position comes from the fast planes of RoPE, tokens are matched in its slow planes,
+which hardly turn over the prompts used here. Heads that have no part in the circuit are small
+noise.
 
     layer 0, q_head 1     previous token: writes the token before into `previous`
-    layer 1 ... n         a look-up each: finds the position whose `previous` is what it asks for, writes the
-                          token there; the first asks for the current token, each later one for the partner
-                          of what the one before it found; the last writes into `answer`, which the logits read
+    layer 1 ... n         a look-up each: finds the position whose `previous` is what it asks for,
+    writes the
+                          token there; the first asks for the current token, each later one for the
+                          partner of what the one before it found; the last writes into `answer`,
+                          which the logits read
 """
 
 import copy
@@ -88,10 +92,12 @@ def hand_built(look_ups: int = 1, *, seed: int = 0, noise: float = 0.003) -> Hyd
 
 
 def chain_sample(links: int, *, value_tokens: int = 1, seed: int = 0) -> Sample:
-    """A key, `links` - 1 pointers and a value: "K a ... a* b ... b* V ... K" -> V, a* = partner of a.
+    """A key, `links` - 1 pointers and a value: "K a ... a* b ... b* V ... K" -> V, a* = partner of
+    a.
 
-    The counterfactual changes the token after the key. With one link that is the value itself (all of its
-    tokens); with more, two chains are in the prompt and the change switches to the other one.
+    The counterfactual changes the token after the key. With one link that is the value itself (all
+    of its tokens); with more, two chains are in the prompt and the change switches to the other
+    one.
     """
     generator = torch.Generator().manual_seed(seed)
     pairs = iter((1 + torch.randperm(VOCABULARY // 2 - 1, generator=generator)).tolist())
@@ -154,7 +160,8 @@ def twins_of(teacher: HydraForCausalLM, spec: MixerSpec | None = None) -> HydraF
 
 
 def _previous_token(model: HydraForCausalLM, layer: int, head: int) -> None:
-    """score(distance) = sum over fast planes of cos((distance - 1) theta): largest at distance 1."""
+    """score(distance) = sum over fast planes of cos((distance - 1) theta): largest at distance
+    1."""
     query, key, value, write = _head(model, layer, head)
     key.zero_()
     for plane in FAST:
@@ -166,7 +173,8 @@ def _previous_token(model: HydraForCausalLM, layer: int, head: int) -> None:
 
 
 def _look_up(model: HydraForCausalLM, layer: int, head: int, asks: slice, target: slice) -> None:
-    """Match what `asks` holds with what `previous` holds; copy the token of the position that matches."""
+    """Match what `asks` holds with what `previous` holds; copy the token of the position that
+    matches."""
     query, key, value, write = _head(model, layer, head)
     planes = [*SLOW, *(plane + HEAD_DIM // 2 for plane in SLOW)][:VOCABULARY]
     for token, plane in enumerate(planes):

@@ -43,8 +43,11 @@ class NaivePatching:
         return self._patched(changes)
 
     def sender(self, layer: int, head: int, receivers: Tensor) -> float:
-        """Two forwards: what the receivers answer to the sender, and that answer alone, read out."""
-        first: dict[Any, Any] = {("heads", layer): self._corrupt(head, self.corrupted["heads", layer])}
+        """Two forwards: what the receivers answer to the sender, and that answer alone, read
+        out."""
+        first: dict[Any, Any] = {
+            ("heads", layer): self._corrupt(head, self.corrupted["heads", layer])
+        }
         for later in self.layers:
             if later <= layer:
                 continue
@@ -101,7 +104,12 @@ class NaivePatching:
 
 
 def random_pair(
-    vocab_size: int, *, prompt: int = 24, changed: Sequence[int] = (17, 18), answer: int = 3, seed: int = 0
+    vocab_size: int,
+    *,
+    prompt: int = 24,
+    changed: Sequence[int] = (17, 18),
+    answer: int = 3,
+    seed: int = 0,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """(clean prompt, corrupted prompt, clean answer, other answer) of random tokens."""
     generator = torch.Generator().manual_seed(seed)

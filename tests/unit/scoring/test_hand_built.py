@@ -1,4 +1,5 @@
-"""On circuits written by hand every scorer finds the heads that theory says it must find, and no others.
+"""On circuits written by hand every scorer finds the heads that theory says it must find, and no
+others.
 
 What theory says of counterfactual scores: only outputs at the readout rows are patched, and senders reach
 receivers through their queries there. So the head that fetches the value is a receiver; heads that fetch
@@ -141,13 +142,16 @@ def test_pairs_without_a_margin_are_dropped_and_counted() -> None:
     scores = scorer.score_on(run_of(model), probe_set([*good, bad]))
     assert scores.settings["dropped_pairs"] == {"chain": 1}
     assert found(scores.values, 0.01) == {LOOK_UP_HEADS[0]}
-    with pytest.raises(HydraHeadError, match=r"cannot do the retrieval probes at 12 tokens.*margin"):
+    with pytest.raises(
+        HydraHeadError, match=r"cannot do the retrieval probes at 12 tokens.*margin"
+    ):
         scorer.score_on(run_of(model), probe_set([bad]))
 
 
 @pytest.mark.parametrize("unit", ["kv_head", "q_head"])
 def test_substitution_finds_what_a_linear_head_cannot_do(unit: str) -> None:
-    """Looking back by one position is beyond these twins; matching orthogonal keys is what they do best."""
+    """Looking back by one position is beyond these twins; matching orthogonal keys is what they do
+    best."""
     damage = substitution(unit=unit)
     wanted = {PREVIOUS_HEAD}
     if unit == "kv_head":

@@ -1,4 +1,5 @@
-"""The token-wise patched runs equal naive patched forwards of the whole model, in fp64, for every family."""
+"""The token-wise patched runs equal naive patched forwards of the whole model, in fp64, for every
+family."""
 
 from pathlib import Path
 

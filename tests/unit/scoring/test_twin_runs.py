@@ -1,4 +1,5 @@
-"""Substitution damage equals what a whole forward with the twin's output in place does; wrong twins are refused."""
+"""Substitution damage equals what a whole forward with the twin's output in place does; wrong twins
+are refused."""
 
 import json
 from pathlib import Path
@@ -25,7 +26,9 @@ def test_damage_equals_a_whole_forward() -> None:
     for layer in range(3):
         units = [(0, 1), (3,), (2,)]
         fast = run.damage(layer, units)
-        with replace(twins, {("attention_input", layer): lambda _: clean["attention_input", layer]}):  # noqa: B023
+        with replace(
+            twins, {("attention_input", layer): lambda _: clean["attention_input", layer]}
+        ):  # noqa: B023
             with record(twins, ["heads"], [layer]) as twin:
                 twins(ids)
         for slots, (kl, rise) in zip(units, fast, strict=True):

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hydrahead.kernels.kernel import Kernel
+from hydrahead.kernels.opaque import opaque_when_compiled
 from hydrahead.kernels.packing import pack
 
 
@@ -100,7 +101,7 @@ def _run(
 KERNEL = Kernel(
     op="gated_delta",
     name="fast",
-    chunked=gated_delta_chunked,
-    recurrent=gated_delta_recurrent,
+    chunked=opaque_when_compiled("gated_delta/chunked", gated_delta_chunked),
+    recurrent=opaque_when_compiled("gated_delta/recurrent", gated_delta_recurrent),
     recurrent_up_to=64,
 )

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hydrahead.kernels.kernel import Kernel
+from hydrahead.kernels.opaque import opaque_when_compiled
 from hydrahead.kernels.packing import pack
 
 
@@ -98,7 +99,7 @@ def _run(
 KERNEL = Kernel(
     op="lightning",
     name="fast",
-    chunked=lightning_chunked,
-    recurrent=lightning_recurrent,
+    chunked=opaque_when_compiled("lightning/chunked", lightning_chunked),
+    recurrent=opaque_when_compiled("lightning/recurrent", lightning_recurrent),
     recurrent_up_to=64,
 )

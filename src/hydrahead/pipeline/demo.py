@@ -1,0 +1,156 @@
+"""The demo: does scoring the heads pay? On the bundled teacher, in minutes, with nothing
+precomputed.
+
+One plan keeps the heads that score best; the control keeps as many chosen by chance: the median of
+five random plans, ranked by how far the teacher with the aligned twins in place drifts from itself
+on recall questions. Both go through the same repair and are asked the same questions, at equal
+bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from hydrahead.core.jsonio import read_json, write_json
+from hydrahead.core.progress import Progress
+from hydrahead.core.seeds import derive_seed
+from hydrahead.evaluation.report import write_report
+from hydrahead.evaluation.results import EvaluationResults
+from hydrahead.model.generation import generate_text
+from hydrahead.model.loading import load_model, load_tokenizer
+from hydrahead.model.modeling import HydraForCausalLM
+from hydrahead.pipeline.conversion import ConversionRun, Workbench
+from hydrahead.plan.geometry import ModelGeometry
+from hydrahead.plan.scores import random_scores
+from hydrahead.tasks import build_task, codec_from_tokenizer
+from hydrahead.tasks.sample import Sample
+
+
+class DemoRun(ConversionRun):
+    """A conversion with a control arm: the same budget, spent on heads chosen by chance."""
+
+    random_plans: int = Field(default=5, ge=1)
+    ranking_samples: int = Field(default=16, ge=1)
+    ranking_length: int = 256
+
+    def execute(self, out: Path, *, force: bool = False) -> Path:
+        """Run both arms; writes report.html and summary.json and returns the report's path."""
+        bench = Workbench(self, out, force=force)
+        scores = bench.scores()
+        bench.twins()
+        scored = bench.repaired("scored", bench.plan("scored", scores))
+        control = bench.repaired("random", self._median_random_plan(bench, out))
+        evaluation = bench.evaluate([bench.teacher, scored, control])
+        report = write_report([evaluation, scores], out / "report.html")
+        write_json(out / "summary.json", self._summary(evaluation, scored))
+        return report
+
+    def _median_random_plan(self, bench: Workbench, out: Path) -> Path:
+        """The plan whose damage, before any repair, is the median of the random ones."""
+        ranking = out / "ranking.json"
+        geometry = ModelGeometry.from_pretrained(bench.teacher)
+        plans: dict[str, Path] = {}
+        for number in range(self.random_plans):
+            name = f"random_{number}"
+            seed = derive_seed(self.seed, name)
+            scores = random_scores(geometry, seed)
+            plans[name] = bench.write_plan(name, scores, parents={"scores": f"random, seed {seed}"})
+        known = read_json(ranking) if ranking.exists() else {}
+        damages = {name: value for name, value in known.items() if name in plans}
+        teacher = load_model(bench.teacher)
+        with Progress() as progress:
+            shown = progress.task("rank random plans", len(plans), done=len(damages))
+            for name, plan in plans.items():
+                if name in damages:
+                    continue
+                hybrid = load_model(bench.converted(name, plan))
+                damages[name] = self._damage(teacher, hybrid, bench.teacher)
+                write_json(ranking, damages)
+                shown.advance(1, damage=damages[name])
+        by_damage = sorted(plans, key=lambda name: damages[name])
+        return plans[by_damage[len(by_damage) // 2]]
+
+    def _damage(
+        self, teacher: HydraForCausalLM, hybrid: HydraForCausalLM, directory: Path
+    ) -> float:
+        """KL(teacher || hybrid) in nats, mean over the answer tokens of recall questions."""
+        tokenizer = load_tokenizer(directory)
+        codec = codec_from_tokenizer(tokenizer)
+        task = build_task(self.evaluation.tasks[-1])
+        samples = [
+            task.sample(codec, length=self.ranking_length, seed=self.seed, index=index)
+            for index in range(self.ranking_samples)
+        ]
+        return answer_divergence(teacher, hybrid, samples)
+
+    def _summary(self, evaluation: Path, model: Path) -> dict[str, Any]:
+        results = EvaluationResults.model_validate(read_json(evaluation / "results.json"))
+        arms = {result.name: Recall.of(result) for result in results.models}
+        teacher, scored, control = arms.values()
+        tokenizer = load_tokenizer(model)
+        codec = codec_from_tokenizer(tokenizer)
+        sample = build_task(self.evaluation.tasks[0]).sample(
+            codec, length=max(self.evaluation.lengths), seed=self.seed, index=0
+        )
+        answer = generate_text(
+            model,
+            codec.decode(sample.prompt_ids),
+            max_new_tokens=len(sample.answer_ids),
+        )
+        difference = scored.mean - control.mean
+        error = (scored.error**2 + control.error**2) ** 0.5
+        return {
+            "recall": {
+                name: {"mean": arm.mean, "standard_error": arm.error, "n": arm.n}
+                for name, arm in arms.items()
+            },
+            "teacher_recall": teacher.mean,
+            "scored_minus_random": difference,
+            "standard_errors": difference / error if error else None,
+            "question": codec.decode(sample.prompt_ids)[-160:],
+            "expected": codec.decode(sample.answer_ids),
+            "generated": answer.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Share of questions answered, over all tasks and lengths."""
+
+    mean: float
+    error: float
+    n: int
+
+    @classmethod
+    def of(cls, result: Any) -> "Recall":
+        """From one model's evaluation."""
+        scores = [score for cell in result.cells for score in cell.scores]
+        n = len(scores)
+        mean = sum(scores) / n
+        variance = sum((score - mean) ** 2 for score in scores) / max(1, n - 1)
+        return cls(mean, (variance / n) ** 0.5, n)
+
+
+@torch.no_grad()
+def answer_divergence(
+    teacher: HydraForCausalLM, hybrid: HydraForCausalLM, samples: Sequence[Sample]
+) -> float:
+    """KL(teacher || hybrid) in nats at the positions that predict answers, mean over tokens."""
+    total, count = 0.0, 0
+    for sample in samples:
+        ids = torch.tensor([sample.prompt_ids + sample.answer_ids])
+        rows = len(sample.answer_ids)
+        wanted, given = (
+            model(input_ids=ids, logits_to_keep=rows + 1, use_cache=False)
+            .logits[0, :-1]
+            .float()
+            .log_softmax(-1)
+            for model in (teacher, hybrid)
+        )
+        total += float((wanted.exp() * (wanted - given)).sum())
+        count += rows
+    return total / count
