@@ -3,7 +3,13 @@
 import os
 import random
 import socket
+import sys
+from pathlib import Path
 from typing import Any
+
+# Helpers stand beside the tests that use them; the test files themselves may share names.
+TESTS = Path(__file__).parent
+sys.path += sorted({str(path.parent) for path in TESTS.rglob("*.py") if path.parent != TESTS})
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"

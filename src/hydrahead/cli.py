@@ -344,25 +344,19 @@ def run(
     recipe: option.Recipe,
     out: option.Out,
     settings: option.Settings = None,
-    device: option.Device = "auto",
-    dtype: option.Dtype = "float32",
-    seed: option.Seed = 0,
+    device: option.RecipeDevice = None,
+    dtype: option.RecipeDtype = None,
+    seed: option.RecipeSeed = None,
     force: option.Force = False,
     json: option.Json = False,
 ) -> Outcome:
     """Do the whole path: score, plan, convert, distill, evaluate, report."""
-    from hydrahead.pipeline import run_recipe
+    from hydrahead.recipes.table import build_recipe
 
-    run_recipe(
-        recipe,
-        out=out,
-        settings=assignments(settings),
-        device=pick_device(device),
-        dtype=dtype,
-        seed=seed,
-        force=force,
-    )
-    return _written(out)
+    given = {"device": device and pick_device(device), "dtype": dtype, "seed": seed}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    made = build_recipe(recipe, {**assignments(settings), **chosen}).execute(out, force=force)
+    return _written(made)
 
 
 @verb(app)
@@ -374,10 +368,14 @@ def demo(
     json: option.Json = False,
 ) -> Outcome:
     """Do the whole path on the bundled small teacher, in minutes on two CPU cores."""
-    from hydrahead.pipeline import demo as run_demo
+    from hydrahead.pipeline.demo import summary_outcome
+    from hydrahead.recipes.table import build_recipe
 
-    run_demo(out=out, device=pick_device(device), seed=seed, force=force)
-    return _written(out)
+    report = build_recipe("demo", {"device": pick_device(device), "seed": seed}).execute(
+        out, force=force
+    )
+    data, lines = summary_outcome(out)
+    return _written(report, Outcome(data=data, lines=lines))
 
 
 def _written(out: Path, outcome: Outcome | None = None) -> Outcome:

@@ -96,3 +96,12 @@ TopP = Annotated[float, Option(metavar="P", min=0, max=1, help="Sample from so m
 AllowLong = Annotated[bool, Option("--allow-long", help="Go beyond the model's context.")]
 Anything = Annotated[str, Argument(metavar="ANY", help=f"Any artefact, or {MODEL}.")]
 Recipe = Annotated[str, Argument(metavar="RECIPE", help="A name in hydrahead.recipes.")]
+RecipeDevice = Annotated[
+    str | None, Option("--device", metavar="NAME", help="Instead of the recipe's own device.")
+]
+RecipeDtype = Annotated[
+    str | None, Option("--dtype", metavar="NAME", help="Instead of the recipe's own dtype.")
+]
+RecipeSeed = Annotated[
+    int | None, Option("--seed", metavar="N", help="Instead of the recipe's own seed.")
+]

@@ -1,4 +1,4 @@
-"""Law 3: packed documents = separate documents. Law 6: left padding is neutral. Outputs and gradients."""
+"""Law 3: packed documents = separate documents. Law 6: left padding is neutral. With gradients."""
 
 import pytest
 import torch

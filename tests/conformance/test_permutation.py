@@ -73,7 +73,7 @@ def test_heads_in_another_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", SLOT_SPECS)
 def test_every_row_axis_is_named(name: str) -> None:
-    """A parameter that grows with the heads but is in no row layout could not be cut or permuted."""
+    """A parameter that grows with the heads but is in no row layout could not be cut."""
     units = (SPECS[name],) * GEOMETRY.num_kv_heads
     groups = assign_mixers(GEOMETRY, "kv_head", units)[0].groups
     whole, half = build(name, groups), build(name, groups[: len(groups) // 2])
@@ -85,7 +85,7 @@ def test_every_row_axis_is_named(name: str) -> None:
 
 @torch.no_grad()
 def test_slots_find_their_columns_of_the_output_projection() -> None:
-    """The layer puts every mixer's heads back in the teacher's slots, whatever the mixers' order."""
+    """The layer puts every mixer's heads back in the teacher's slots."""
     model = tiny_hybrid(PLANS["everything-q_head"])
     for layer in model.model.layers:
         attention = layer.self_attn

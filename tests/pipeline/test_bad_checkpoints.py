@@ -128,6 +128,8 @@ BAD_HYBRIDS: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "did you mean 'full'?",
     ),
+    "wrong type": (lambda d: _configure(d, use_cache="yes"), "use_cache"),
+    "no layers": (lambda d: _configure(d, num_hidden_layers=0), "num_hidden_layers is 0"),
     "another size": (lambda d: _configure(d, intermediate_size=40), "shape"),
 }
 

@@ -7,6 +7,9 @@ from hydrahead.evaluation.results import Example, ModelResults, all_lengths, all
 from hydrahead.evaluation.statistics import Summary
 from hydrahead.plan.budget import format_bytes, format_tokens
 
+_MOST_ACROSS = 6
+"""Tasks that fit beside each other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryCell:
@@ -49,20 +52,28 @@ class ScoreCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRow:
-    """One model."""
+class Heading:
+    """Of a row or a column: a task, or a model with its memory."""
 
     name: str
-    memory: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """One model over all tasks, or one task over all models."""
+
+    heading: Heading
     cells: tuple[ScoreCell | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreTable:
-    """All tasks at one length."""
+    """All models and tasks at one length."""
 
     length: str
-    tasks: tuple[str, ...]
+    rows_are: str
+    columns: tuple[Heading, ...]
     rows: tuple[ScoreRow, ...]
 
 
@@ -118,30 +129,36 @@ def _memory_row(model: ModelResults, first: ModelResults, lengths: Sequence[int]
 
 
 def score_tables(models: Sequence[ModelResults]) -> tuple[ScoreTable, ...]:
-    """A table per length, the shortest first."""
+    """A table per length, the shortest first; many tasks go down the page instead of across."""
     tasks = all_tasks(models)
-    tables: list[ScoreTable] = []
-    for length in all_lengths(models):
-        found = [[model.summary(task, length) for task in tasks] for model in models]
-        best = [
-            max((row[i].mean for row in found if row[i] is not None), default=0.0)  # type: ignore[union-attr]
-            for i in range(len(tasks))
-        ]
-        rows = tuple(
-            ScoreRow(
-                name=model.name,
-                memory=""
-                if (cost := model.cost_at(length)) is None
-                else format_bytes(cost.total_bytes),
-                cells=tuple(
-                    None if s is None else _score_cell(s, best=len(models) > 1 and s.mean == top)
-                    for s, top in zip(row, best, strict=True)
-                ),
-            )
-            for model, row in zip(models, found, strict=True)
-        )
-        tables.append(ScoreTable(length=format_tokens(length), tasks=tasks, rows=rows))
-    return tuple(tables)
+    return tuple(_score_table(models, tasks, length) for length in all_lengths(models))
+
+
+def _score_table(models: Sequence[ModelResults], tasks: Sequence[str], length: int) -> ScoreTable:
+    by_model = tuple(Heading(name=model.name, note=_memory(model, length)) for model in models)
+    by_task = tuple(Heading(name=task) for task in tasks)
+    columns: list[list[ScoreCell | None]] = []  # a task over all models
+    for task in tasks:
+        found = [model.summary(task, length) for model in models]
+        top = max((summary.mean for summary in found if summary is not None), default=0.0)
+        compared = len(models) > 1
+        columns.append([s and _score_cell(s, best=compared and s.mean == top) for s in found])
+    down = len(tasks) > max(_MOST_ACROSS, len(models))
+    headings, cells = (by_task, columns) if down else (by_model, zip(*columns, strict=True))
+    return ScoreTable(
+        length=format_tokens(length),
+        rows_are="task" if down else "model",
+        columns=by_model if down else by_task,
+        rows=tuple(
+            ScoreRow(heading=heading, cells=tuple(row))
+            for heading, row in zip(headings, cells, strict=True)
+        ),
+    )
+
+
+def _memory(model: ModelResults, length: int) -> str:
+    cost = model.cost_at(length)
+    return "" if cost is None else format_bytes(cost.total_bytes)
 
 
 def _score_cell(summary: Summary, *, best: bool) -> ScoreCell:

@@ -5,8 +5,10 @@ this operator instead; code that is not compiled never sees it. Its backward run
 more rather than reach into fla for what it would have saved.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,17 +28,12 @@ def opaque_when_compiled(name: str, function: KernelForm) -> KernelForm:
     """
     _functions[name] = function
 
-    def call(
-        *tensors: Tensor,
-        scale: float,
-        initial_state: Tensor | None = None,
-        documents: Tensor | None = None,
-        valid: Tensor | None = None,
-        chunk_size: int = 64,
-    ) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
-            return _forward(name, list(tensors), scale, initial_state, documents, valid)
-        return _run(name, list(tensors), scale, initial_state, documents, valid)
+    @functools.wraps(function)
+    def call(*tensors: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
+        if not torch.compiler.is_compiling():
+            return function(*tensors, **settings)
+        optional = (settings.get(key) for key in ("initial_state", "documents", "valid"))
+        return _forward(name, list(tensors), settings["scale"], *optional)
 
     return call
 
@@ -121,14 +118,14 @@ def _(
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
 
 
-def _keep_inputs(ctx, inputs: tuple, output: tuple) -> None:  # type: ignore[no-untyped-def]
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.name, tensors, ctx.scale, initial_state, documents, valid = inputs
     ctx.count, ctx.given = len(tensors), [x is not None for x in (initial_state, documents, valid)]
     optional = [x for x in (initial_state, documents, valid) if x is not None]
     ctx.save_for_backward(*tensors, *optional)
 
 
-def _gradients(ctx, grad_out: Tensor, grad_state: Tensor) -> tuple:  # type: ignore[no-untyped-def]
+def _gradients(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Any, ...]:
     tensors, rest = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
     initial_state, documents, valid = (rest.pop(0) if given else None for given in ctx.given)
     found = _backward(

@@ -33,6 +33,7 @@ from hydrahead.model.families.teacher import (
     open_teacher,
     read_config,
 )
+from hydrahead.model.families.values import read_hybrid_config
 from hydrahead.model.hub import resolve_model_dir
 from hydrahead.model.modeling import HydraForCausalLM
 
@@ -95,7 +96,7 @@ def load_any_causal_lm(
     """
     directory = resolve_model_dir(model)
     config = read_config(directory)
-    if is_hybrid(config) or config.get("model_type") in FAMILIES:
+    if is_hybrid(config) or str(config.get("model_type")) in FAMILIES:
         return load_model(
             directory, dtype=dtype, device=device, attn_implementation=attn_implementation
         )
@@ -139,7 +140,7 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     settings: dict[str, Any] = {}
     if (directory / "config.json").exists() and is_hybrid(config := read_config(directory)):
         # transformers chooses the tokenizer's class by model_type too: the teacher's holds here
-        hydra = HydraConfig.from_dict(config)
+        hydra = read_hybrid_config(config, where=directory / "config.json")
         if hydra.teacher_config:
             family: Family = FAMILIES.load(hydra.family)
             settings["config"] = family.normalised(hydra.teacher_config, where=directory)
@@ -177,7 +178,7 @@ def _load_teacher(
 def _load_hybrid(
     directory: Path, config: dict[str, Any], dtype: str | torch.dtype, attn_implementation: str
 ) -> HydraForCausalLM:
-    hydra = HydraConfig.from_dict(config)
+    hydra = read_hybrid_config(config, where=directory / "config.json")
     reader = SafetensorsReader(directory)
     source = embedding_sources(reader, hydra)
     stored = reader.entry(source[EMBEDDING]).dtype

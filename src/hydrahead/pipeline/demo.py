@@ -117,6 +117,23 @@ class DemoRun(ConversionRun):
         }
 
 
+def summary_outcome(out: Path) -> tuple[dict[str, Any], list[str]]:
+    """The demo's summary as data and as lines for people."""
+    summary = read_json(out / "summary.json")
+    lines = [
+        f"recall of {name}: {arm['mean']:.1%} +- {arm['standard_error']:.1%} (n = {arm['n']})"
+        for name, arm in summary["recall"].items()
+    ]
+    errors = summary["standard_errors"]
+    lines.append(
+        f"scored - random: {summary['scored_minus_random']:+.1%}"
+        + ("" if errors is None else f", {errors:.1f} standard errors")
+    )
+    lines.append(f"...{summary['question'][-60:]}")
+    lines.append(f"expected{summary['expected']}, the scored hybrid says{summary['generated']}")
+    return summary, lines
+
+
 @dataclass(frozen=True, slots=True)
 class Recall:
     """Share of questions answered, over all tasks and lengths."""

@@ -1,7 +1,5 @@
 """The paper's headline setting: one head in eight stays full (arXiv 2606.20097)."""
 
-from pathlib import Path
-
 from hydrahead.pipeline.conversion import (
     ConversionRun,
     EvaluateStep,
@@ -55,5 +53,5 @@ def seven_to_one(
             lengths=(4096, 16384, 32768),
         ),
         device=device,
-        dtype="bfloat16" if Path(teacher).is_dir() or device != "cpu" else "float32",
+        dtype="float32" if device == "cpu" else "bfloat16",
     )

@@ -1,11 +1,9 @@
-"""One forward per run and pair, and what is kept of it: the readout rows, and the clean keys and
-values.
+"""One forward per run and pair, of which the readout rows and the clean keys and values are kept.
 
 Pairs are batched by padding on the right, all of them to one width. A causal model never looks
 there, so no mask is needed; no pair depends on the batch it is in (rope scalings that look at the
-length see one length);
-and the clean and the corrupted batch have the same shapes: positions the change cannot reach come
-out bit for bit the same, and heads that do nothing score exactly zero.
+length see one length); and the clean and the corrupted batch have the same shapes: positions the
+change cannot reach come out bit for bit the same, and heads that do nothing score exactly zero.
 
 Axes: r readout rows, s tokens, d hidden size, h q_heads, n kv_heads, e head_dim.
 """
@@ -69,8 +67,7 @@ class PairCapture:
 def capture_pairs(
     model: HydraForCausalLM, readouts: Sequence[Readout], width: int
 ) -> list[PairCapture]:
-    """Run clean and corrupted tokens of some pairs, padded to `width`, and keep what patching
-    needs."""
+    """Run clean and corrupted tokens, padded to `width`, and keep what patching needs."""
     device = model.lm_head.weight.device
     tokenwise = TokenwiseModel(model)
     rows = [torch.tensor(readout.rows, device=device) for readout in readouts]
@@ -124,7 +121,7 @@ Kept = dict[str, tuple[Tensor, ...]]
 def run_and_keep(
     model: HydraForCausalLM,
     sequences: Sequence[Sequence[int]],
-    rows: Sequence[Int[Tensor, "_"]],
+    rows: Sequence[Int[Tensor, " _"]],
     width: int,
     *,
     row_sites: Sequence[str] = (),

@@ -38,8 +38,7 @@ class CaptureStore:
         self._kept: dict[Pair, PairCapture] = {}
 
     def each(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, PairCapture]]:
-        """Every pair of `pairs` with its capture: kept ones first, then the others batch by
-        batch."""
+        """Every pair with its capture: those that were kept first, then the others by batches."""
         for pair in pairs:
             if pair in self._kept:
                 yield pair, self._kept[pair]

@@ -1,5 +1,4 @@
-"""Counterfactual scores (HydraHead, arXiv 2606.20097, Eq. 9-12): how much of an answer passes
-through a head.
+"""Counterfactual scores: how much of an answer passes through a head (arXiv 2606.20097, Eq. 9-12).
 
 For pairs of prompts that differ in one value, the indirect effect of a head is the share of the
 readout's fall m(x) - m(x') that patching this head alone brings about, as a receiver
@@ -29,6 +28,7 @@ from hydrahead.scoring.probes import (
     GENERAL_PROBES,
     RETRIEVAL_PROBES,
     Pair,
+    Probes,
     ProbeSet,
     ProbeSettings,
     draw_probes,
@@ -53,7 +53,9 @@ Kept = dict[str, list[int]]
 class CounterfactualSettings(ProbeSettings):
     """Settings of the counterfactual scorer; defaults are the paper's where it gives them."""
 
-    probes: dict[str, tuple[str, ...]] = {"retrieval": RETRIEVAL_PROBES, "general": GENERAL_PROBES}
+    probes: Probes = Field(
+        default_factory=lambda: {"retrieval": RETRIEVAL_PROBES, "general": GENERAL_PROBES}
+    )
     decay: float = Field(default=0.9, gt=0, le=1)
     """lambda of Eq. 9: weight of each further answer token."""
     margin: float = Field(default=0.5, gt=0)
@@ -80,8 +82,7 @@ class CounterfactualScorer(Scorer):
         return self.score_on(run, probes)
 
     def score_on(self, run: ScoringRun, probes: ProbeSet) -> HeadScores:
-        """Score on given pairs: receivers, then senders per capability, then everything put
-        together.
+        """Score on given pairs: receivers, then senders, then everything put together.
 
         Raises:
             HydraHeadError: no pair of some capability has the margin.
@@ -114,8 +115,12 @@ class CounterfactualScorer(Scorer):
 
         def score(selection: Selection) -> tuple[Array, Array]:
             receiver, sender = roles(dict(zip(names, selection, strict=True)))
-            by_probe = (dict(zip(names, role, strict=True)) for role in (receiver, sender))
-            return fused_score(capabilities, *by_probe, self.settings.threshold)
+            return fused_score(
+                capabilities,
+                dict(zip(names, receiver, strict=True)),
+                dict(zip(names, sender, strict=True)),
+                self.settings.threshold,
+            )
 
         everything = [kept[name] for name in names]
         values, kappa = score(everything)
@@ -148,10 +153,11 @@ class CounterfactualScorer(Scorer):
         length = max(len(probes[pair].prompt_ids) for pair in pairs)
         return HydraHeadError(
             f"the model cannot do the {capability} probes at {length} tokens: the largest of "
-            f"{len(falls)} logit differences is {max(falls):.3g}, the margin {self.settings.margin:g}",
+            f"{len(falls)} logit differences is {max(falls):.3g}, the margin "
+            f"{self.settings.margin:g}",
             where="counterfactual scores",
-            mend=f"try a shorter length, easier probes or a smaller margin, or leave {capability} out "
-            "of the probes",
+            mend="try a shorter length, easier probes or a smaller margin, or leave "
+            f"{capability} out of the probes",
         )
 
 
@@ -243,8 +249,7 @@ class _Passes:
         return effect
 
     def _mass(self, pair: Pair, capture: PairCapture) -> Array | None:
-        """Attention on the copied token at the readout rows; None where the answer copies
-        nothing."""
+        """Attention on the copied token at the readout rows; None where nothing is copied."""
         sample = self.probes[pair]
         source = {len(sample.prompt_ids) - 1 + place: at for place, at in copied_tokens(sample)}
         copies = [(row, source[at]) for row, at in enumerate(capture.rows.tolist()) if at in source]

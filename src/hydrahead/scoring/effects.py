@@ -37,11 +37,13 @@ class Effects:
         return np.mean([self.mean(phase, *entry) for entry in chosen.items()], axis=0)
 
     def role(self, phases: Mapping[str, str | None], chosen: Chosen) -> Array:
-        """[probe, layer, q_head]: the means in each sub-probe's own phase; 0 for one without a
-        phase."""
-        none = np.zeros(self._shape)
-        found = ((phases[probe], probe, numbers) for probe, numbers in chosen.items())
-        return np.stack([none if entry[0] is None else self.mean(*entry) for entry in found])
+        """[probe, layer, q_head]: means, each in its sub-probe's phase; 0 for one without."""
+        means: list[Array] = []
+        for probe, numbers in chosen.items():
+            phase = phases[probe]
+            none = np.zeros(self._shape)
+            means.append(none if phase is None else self.mean(phase, probe, numbers))
+        return np.stack(means)
 
 
 def fused_score(

@@ -1,8 +1,8 @@
 """From effects per sub-probe to one score per head (HydraHead, arXiv 2606.20097, Eq. 11-12).
 
-Within a capability: `s = mean effect over sub-probes * kappa`, kappa being the fraction of sub-probes in
-which the head's effect exceeds a threshold, so that a head that matters once by chance counts little.
-Across capabilities: min-max over all heads, then the plain mean.
+Within a capability: `s = mean effect over sub-probes * kappa`, kappa being the fraction of
+sub-probes in which the head's effect exceeds a threshold, so that a head that matters once by
+chance counts little. Across capabilities: min-max over all heads, then the plain mean.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ Array = np.ndarray
 
 
 def consistency(best_role: Array, threshold: float) -> Array:
-    """kappa: the fraction of sub-probes [probe, layer, q_head] in which the effect exceeds
-    `threshold`."""
+    """Kappa: the fraction of sub-probes (first axis) in which the effect exceeds `threshold`."""
     return (best_role > threshold).mean(axis=0)
 
 
@@ -40,5 +39,5 @@ def min_max(values: Array) -> Array:
 
 
 def fuse(scores: Mapping[str, Array]) -> Array:
-    """Eq. 12: min-max of every capability over all heads, then their mean. [layer, q_head]"""
+    """Eq. 12: min-max of every capability over all heads, then their mean, [layer, q_head]."""
     return np.mean([min_max(values) for values in scores.values()], axis=0)

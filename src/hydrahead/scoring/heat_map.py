@@ -17,12 +17,13 @@ def draw_heat_map(
         group_size: q_heads per kv_head; thin lines part the groups.
         label: what the colour means.
     """
-    # Imported here, and with a figure of its own: no display, no state shared with the caller's
-    pyplot. from matplotlib.backends.backend_agg import FigureCanvasAgg from matplotlib.figure
-    import Figure
+    # Imported here, and with a figure of its own: no display, and nobody's pyplot is touched.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     num_layers, num_heads = values.shape
-    figure = Figure(figsize=(min(2.5 + 0.28 * num_heads, 14.0), min(1.8 + 0.24 * num_layers, 14.0)), dpi=120)
+    size = (min(2.5 + 0.28 * num_heads, 14.0), min(1.8 + 0.24 * num_layers, 14.0))
+    figure = Figure(figsize=size, dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     low, high = min(0.0, float(values.min())), float(values.max())

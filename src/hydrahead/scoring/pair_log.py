@@ -61,8 +61,7 @@ class PairLog:
         return np.asarray(self._records[key][name], dtype=np.float64)
 
     def save(self, directory: Path) -> None:
-        """Write all results into `directory`, in the order of their keys: how the run was cut does
-        not show."""
+        """Write all results, sorted by key, so that it does not show how the run was cut."""
         lines = [_line(key, self._records[key]) for key in sorted(self._records)]
         write_text(directory / FILE_NAME, "".join(lines))
 

@@ -1,9 +1,10 @@
 """What the scorers look at: capabilities, their sub-probes, and seeded samples of each.
 
 A capability ("retrieval", "general") is a set of sub-probes; a sub-probe is a task with settings
-("niah_multikey:keys=4") of which a fixed number of samples is drawn. Defaults follow HydraHead (arXiv
-2606.20097): five single- and multi-key retrieval sub-probes of 8 pairs at up to 4096 tokens. The contents of
-its general-ability probe are unpublished; ours are the three items of the `general` task.
+("niah_multikey:keys=4") of which a fixed number of samples is drawn. Defaults follow HydraHead
+(arXiv 2606.20097): five single- and multi-key retrieval sub-probes of 8 pairs at up to 4096 tokens.
+The contents of its general-ability probe are unpublished; ours are the three items of the `general`
+task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ RETRIEVAL_PROBES = (
 )
 GENERAL_PROBES = ("general:item=attribute", "general:item=agreement", "general:item=pattern")
 
+Probes = dict[str, tuple[str, ...]]
+"""Capability -> its sub-probes, each a task name with settings."""
+
 Pair = tuple[str, int]
 """(sub-probe, number of the sample in it)"""
 
@@ -36,8 +40,8 @@ class ProbeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    probes: dict[str, tuple[str, ...]]
-    """Capability -> its sub-probes, each a task name with settings."""
+    probes: Probes
+    """What is looked at."""
     pairs: int = Field(default=8, ge=1)
     """Samples (with their counterfactuals) per sub-probe."""
     length: int | None = Field(default=None, ge=16)
@@ -45,7 +49,7 @@ class ProbeSettings(BaseModel):
 
     @field_validator("probes")
     @classmethod
-    def _each_probe_once(cls, probes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _each_probe_once(cls, probes: Probes) -> Probes:
         names = [name for group in probes.values() for name in group]
         if not names or not all(probes.values()):
             raise ValueError("every capability needs at least one sub-probe")

@@ -1,5 +1,4 @@
-"""Random scores: the control every scorer has to beat, with the same plan policies and the same
-budget."""
+"""Random scores: the control every scorer has to beat, with the same policies and budget."""
 
 from typing import ClassVar
 

@@ -1,6 +1,6 @@
 """Where an answer is read from the model, and by what number (HydraHead, arXiv 2606.20097, Eq. 9).
 
-    m = (1/Z) sum_j lambda^j (z_j[clean answer_j] - z_j[counterfactual answer_j]),   Z = sum_j lambda^j
+    m = (1/Z) sum_j lambda^j (z_j[clean_j] - z_j[counterfactual_j]),   Z = sum_j lambda^j
 
 j runs over the answer's tokens in which the two answers differ (the others would add exact zeros),
 z_j are the logits at the position that *predicts* token j: one before it. Both runs are forced

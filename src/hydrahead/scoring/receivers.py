@@ -1,5 +1,4 @@
-"""Receivers: how much of the answer passes through a head's output (HydraHead, arXiv 2606.20097,
-Eq. 10).
+"""Receivers: how much of the answer passes through a head's output (arXiv 2606.20097, Eq. 10).
 
 The head's output is replaced by its corrupted value and every attention output after it is frozen
 to its clean one. Then nothing moves between positions, and the readout rows of one residual stream
@@ -25,7 +24,7 @@ def message(
 
 
 def receiver_readouts(model: TokenwiseModel, capture: PairCapture) -> Float[Tensor, " p"]:
-    """m of the clean run and of every patched run.
+    """Readout m of the clean run and of every patched run.
 
     Returns:
         m with nothing patched first, then with each head patched, layer by layer. Taking

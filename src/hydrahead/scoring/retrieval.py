@@ -3,9 +3,9 @@
 The clean answer is forced. At every position that predicts an answer token which stands in the
 needle, a head hits if the key it attends to most holds that token in the needle. The score is the
 fraction of hits (the paper's), averaged over sub-probes; the attention mass on those keys breaks
-ties. Samples of which the
-model predicts too little of the answer say nothing of its heads: they are dropped and counted (the
-paper asks for a ROUGE-1 recall above 0.5; so do we, of the forced answer's tokens).
+ties. Samples of which the model predicts too little of the answer say nothing of its heads: they
+are dropped and counted (the paper asks for a ROUGE-1 recall above 0.5, we for half of the forced
+answer's tokens).
 
 Only the queries of those positions are used; no t x t matrix is formed.
 """
@@ -24,6 +24,7 @@ from hydrahead.scoring.contract import Scorer, ScoringRun
 from hydrahead.scoring.effects import Effects
 from hydrahead.scoring.probes import (
     RETRIEVAL_PROBES,
+    Probes,
     ProbeSet,
     ProbeSettings,
     batches,
@@ -41,7 +42,7 @@ LOOK = "look"
 class RetrievalSettings(ProbeSettings):
     """Settings of the retrieval scorer."""
 
-    probes: dict[str, tuple[str, ...]] = {"retrieval": RETRIEVAL_PROBES}
+    probes: Probes = Field(default_factory=lambda: {"retrieval": RETRIEVAL_PROBES})
     min_recall: float = Field(default=0.5, ge=0, le=1)
     """Samples of which the model predicts a smaller share of the answer's tokens are dropped."""
 
@@ -80,8 +81,8 @@ class RetrievalScorer(Scorer):
         names = tuple(name for name in probes.names if kept[name])
         if not names:
             raise HydraHeadError(
-                f"the model cannot do the probes: it predicts at most {max(recall.values()):.0%} of an "
-                f"answer's tokens, {self.settings.min_recall:.0%} are needed",
+                f"the model cannot do the probes: it predicts at most {max(recall.values()):.0%} "
+                f"of an answer's tokens, {self.settings.min_recall:.0%} are needed",
                 where="retrieval scores",
                 mend="try a shorter length, easier probes or a smaller min_recall",
             )

@@ -29,7 +29,7 @@ def row_weights(
     seen: Bool[Tensor, "r s"],
 ) -> Float[Tensor, "r h s"]:
     """Attention weights of every row and q_head; q_heads of a kv_head are adjacent."""
-    rows, heads, width = queries.shape
+    rows, _, width = queries.shape
     dtype = torch.promote_types(queries.dtype, torch.float32)
     grouped = queries.to(dtype).view(rows, keys.shape[1], -1, width)
     scores = torch.einsum("rnge,sne->rngs", grouped, keys.to(dtype)).flatten(1, 2) * width**-0.5
@@ -51,8 +51,8 @@ def copy_attention(
         copies: c of them: a row, and the positions that hold the token it copies.
 
     Returns:
-        Attention mass on those positions, and 1 where the key that gets most is one of them, both [c, h].
-        A tie with another key is no hit.
+        Attention mass on those positions, and 1 where the key that gets most is one of them, both
+        [c, h]. A tie with another key is no hit.
     """
     weights = row_weights(queries, keys, visible(positions, keys.shape[0], reach))
     picked = weights[[row for row, _ in copies]]

@@ -1,5 +1,4 @@
-"""The search for senders: rounds of path patching until no head becomes a receiver that was not
-one.
+"""The search for senders: rounds of path patching until a round adds no receiver.
 
 Round 1 patches paths into the heads whose own effect exceeds the threshold. Heads found to send
 into them join the receivers of round 2, which finds the senders of senders, and so on. The effect
@@ -25,8 +24,7 @@ class SenderSearch:
     """How the search went for one capability."""
 
     receivers: tuple[Array, ...]
-    """Masks [layer, q_head]: those of each round, and at the end those a further round would
-    have."""
+    """Masks [layer, q_head] of each round, and last of a further round, if the last one grew."""
     phases: tuple[str, ...] = field(default=())
     converged: bool
     """The last round added none (or there was nobody to send to)."""

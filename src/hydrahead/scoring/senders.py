@@ -1,18 +1,17 @@
-"""Senders: which heads tell the receivers where to look (path patching, HydraHead arXiv 2606.20097,
-1.3).
+"""Senders: which heads tell the receivers where to look (path patching, after arXiv 2606.20097).
 
 A sender's output is replaced by its corrupted value from the first changed token on. The change
 travels through norms and MLPs only, up to the *queries* of the current receivers at the readout
 rows; these attend with the patched queries over clean keys and values, and what their outputs
-change is what is read. Every other attention output stays clean, and the sender's own direct way to
-the logits is cut. Receivers stay live
-for one another: a message reaches the logits through a chain of current receivers too, which is
-what makes the search for senders of senders (`counterfactual.py`) go on beyond its first round.
+change is what is read. Every other attention output stays clean, and the sender's own direct way
+to the logits is cut. Receivers stay live for one another: a message reaches the logits through a
+chain of current receivers too, which is what makes the search for senders of senders
+(`sender_search.py`) go on beyond its first round.
 
 Only queries at the readout rows change, and residuals meet other positions in attention alone; so
 the readout rows suffice here as well. Two streams per sender: `sent` carries the sender's message
-and all that receivers make of it, and forms the queries; `heard` carries the receivers' part alone,
-and is read.
+and all that receivers make of it, and forms the queries; `heard` carries the receivers' part
+alone, and is read.
 
 Axes: p = 1 + senders runs, r readout rows, d hidden size, h q_heads, e head_dim.
 """
@@ -36,7 +35,7 @@ def num_sending_layers(receivers: Bool[Tensor, "layers h"]) -> int:
 def sender_readouts(
     model: TokenwiseModel, capture: PairCapture, receivers: Bool[Tensor, "layers h"]
 ) -> Float[Tensor, " p"]:
-    """m of the clean run and of every run with one sender patched.
+    """Readout m of the clean run and of every run with one sender patched.
 
     Args:
         receivers: the current receivers.

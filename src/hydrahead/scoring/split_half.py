@@ -27,8 +27,8 @@ def split_half(
     """Mean rank correlation over random halves, not corrected to full length.
 
     Args:
-        items: for every sub-probe the numbers of its pairs. One with a single pair counts in both halves,
-            for leaving it out would change what is scored.
+        items: for every sub-probe the numbers of its pairs. One with a single pair counts in both
+            halves, for leaving it out would change what is scored.
         score: scores from such a selection.
         seed: of the halves.
     """

@@ -6,21 +6,19 @@ by the errors of others. Then unit by unit its output, at every position, is rep
 and the layers above run on.
 
 Damage is KL(teacher || patched) in nats per token, at the positions that predict the answer. It
-needs no
-threshold on what the model can do, is never negative, and sees what counterfactual scores cannot:
-heads that only prepare keys for others. The rise of the answer's own loss is kept beside it
+needs no threshold on what the model can do, is never negative, and sees what counterfactual scores
+cannot: heads that only prepare keys for others. The rise of the answer's own loss is kept beside it
 (`extras`) and breaks ties. Units that cannot be given away (layers with a window of their own) have
 no twin and score 0.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.scores import HeadScores
 from hydrahead.scoring.contract import Scorer, ScoringRun
@@ -29,6 +27,7 @@ from hydrahead.scoring.fusion import fuse
 from hydrahead.scoring.probes import (
     GENERAL_PROBES,
     RETRIEVAL_PROBES,
+    Probes,
     ProbeSet,
     ProbeSettings,
     draw_probes,
@@ -44,7 +43,9 @@ Array = np.ndarray
 class SubstitutionSettings(ProbeSettings):
     """Settings of the substitution scorer."""
 
-    probes: dict[str, tuple[str, ...]] = {"retrieval": RETRIEVAL_PROBES, "general": GENERAL_PROBES}
+    probes: Probes = Field(
+        default_factory=lambda: {"retrieval": RETRIEVAL_PROBES, "general": GENERAL_PROBES}
+    )
     twins: Path
     """Directory of the twins: plan with full_fraction 0, converted and aligned."""
     unit: Literal["kv_head", "q_head"] = "kv_head"

@@ -1,16 +1,15 @@
-"""The parts of a teacher that act on each position alone: norms, MLPs, query projections, the
-readout.
+"""The parts of a teacher that act on each position alone: norms, MLPs, query projections, readout.
 
 With every attention output frozen nothing moves between positions, so a patched run is these parts
-applied
-to the readout rows: no forward over the sequence. They run in fp32 or wider whatever the model's
-dtype, for a head's effect can be smaller than what bf16 can add to a residual.
+applied to the readout rows: no forward over the sequence. They run in fp32 or wider whatever the
+model's dtype, for a head's effect can be smaller than what bf16 can add to a residual.
 
 Axes: p patched runs, r readout rows, d hidden size, h q_heads, e head_dim.
 """
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +17,9 @@ from torch import Tensor, nn
 
 from hydrahead.mixers.attention_base import AttentionMixer
 from hydrahead.mixers.projections import apply_rope
-from hydrahead.model.modeling import HydraForCausalLM
+from hydrahead.model.modeling import HydraForCausalLM, HydraLayer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 TOKENS_PER_CALL = 1 << 13
 """Rows that go through an MLP at a time; bounds the memory of many patched runs."""
@@ -32,14 +33,11 @@ class LayerParts:
         reach: sliding window of the layer's attention, None if it has none.
     """
 
-    def __init__(self, layer: nn.Module, num_q_heads: int) -> None:
-        attention = layer.self_attn
-        (mixer,) = attention.mixers
-        assert isinstance(mixer, AttentionMixer), "a teacher's attention is softmax"
-        self._layer, self._mixer = layer, mixer
-        weight: Tensor = attention.o_proj.weight
+    def __init__(self, layer: HydraLayer, num_q_heads: int) -> None:
+        self._layer, self._mixer = layer, _softmax_mixer(layer)
+        weight = layer.self_attn.o_proj.weight
         self.write = weight.view(weight.shape[0], num_q_heads, -1).permute(1, 2, 0)
-        self.reach = mixer.reach
+        self.reach = self._mixer.reach
 
     def after_attention(self, residual: Float[Tensor, "p r d"]) -> Float[Tensor, "p r d"]:
         """From the residual after the attention to the layer's end: x + MLP(norm(x))."""
@@ -70,17 +68,20 @@ class TokenwiseModel:
     def __init__(self, model: HydraForCausalLM) -> None:
         self._model = model
         self.num_layers = len(model.model.layers)
-        self.num_q_heads: int = model.config.num_attention_heads
+        self.num_q_heads = model.config.num_attention_heads
         self.dtype = torch.promote_types(model.lm_head.weight.dtype, torch.float32)
 
     @property
     def reaches(self) -> tuple[int | None, ...]:
         """Sliding window of every layer, None where it has none."""
-        return tuple(layer.self_attn.mixers[0].reach for layer in self._model.model.layers)
+        return tuple(_softmax_mixer(self._block(index)).reach for index in range(self.num_layers))
 
     def layer(self, index: int) -> LayerParts:
         """Layer `index`; a widened copy, made for this call, if the model is in half precision."""
-        return LayerParts(_widened(self._model.model.layers[index], self.dtype), self.num_q_heads)
+        return LayerParts(_widened(self._block(index), self.dtype), self.num_q_heads)
+
+    def _block(self, index: int) -> HydraLayer:
+        return cast(HydraLayer, self._model.model.layers[index])
 
     def final_norm(self, residual: Float[Tensor, "p r d"]) -> Float[Tensor, "p r d"]:
         """The norm before the unembedding."""
@@ -89,22 +90,27 @@ class TokenwiseModel:
     def span_difference(
         self, residual: Float[Tensor, "p r d"], direction: Float[Tensor, "r d"]
     ) -> Float[Tensor, " p"]:
-        """m of every run, from the residual after the last layer (`readout.span_direction`)."""
+        """Readout m of every run from its last residual (see `readout.span_direction`)."""
         normed = self.final_norm(residual)
         return (normed * direction.to(normed)).sum(dim=(-2, -1))
 
     def rotation(
         self, positions: Int[Tensor, " r"], width: int
     ) -> tuple[Float[Tensor, "r e"], Float[Tensor, "r e"]]:
-        """cos and sin of the rows, as in a forward over `width` tokens (some scalings look at
-        that)."""
+        """Rotation tables of the rows, as in a forward over `width` tokens (some look at that)."""
         like = torch.zeros((), dtype=self.dtype, device=positions.device)
         everywhere = torch.arange(width, device=positions.device)[None]
         cos, sin = self._model.model.rotary_emb(like, everywhere)
         return cos[0, positions].to(self.dtype), sin[0, positions].to(self.dtype)
 
 
-def _widened(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _softmax_mixer(layer: HydraLayer) -> AttentionMixer:
+    (mixer,) = layer.self_attn.mixers
+    assert isinstance(mixer, AttentionMixer), "a teacher's attention is softmax"
+    return mixer
+
+
+def _widened(module: Module, dtype: torch.dtype) -> Module:
     first = next(module.parameters())
     return module if first.dtype == dtype else copy.deepcopy(module).to(dtype)
 

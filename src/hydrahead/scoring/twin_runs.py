@@ -51,7 +51,8 @@ def load_twins(
         ]
         if kept:
             raise HydraHeadError(
-                f"these are no twins: {plan.unit} {kept[0]} of layer {layer} runs the teacher's attention",
+                f"these are no twins: {plan.unit} {kept[0]} of layer {layer} runs the teacher's "
+                "attention",
                 where=directory,
                 mend="make them with: plan --full-fraction 0, convert, distill --stages align",
             )
@@ -66,8 +67,7 @@ def load_twins(
 
 
 class SampleRun:
-    """A clean run of the teacher on one sample, its twins' outputs, and patched runs from any layer
-    on."""
+    """One sample: a clean run, its twins' outputs, and patched runs from any layer on."""
 
     def __init__(self, teacher: HydraForCausalLM, twins: HydraForCausalLM, sample: Sample) -> None:
         self._teacher = teacher

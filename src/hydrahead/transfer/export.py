@@ -13,11 +13,11 @@ from hydrahead.core.artefacts import open_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_json
 from hydrahead.model.checkpoint import ShardWriter
-from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import foreign_mixer
 from hydrahead.model.families.base import Family
 from hydrahead.model.families.table import FAMILIES
 from hydrahead.model.families.teacher import Teacher, is_hybrid, open_teacher, read_config
+from hydrahead.model.families.values import read_hybrid_config
 from hydrahead.model.hub import resolve_model_dir
 from hydrahead.transfer.artefact_files import copy_companions
 
@@ -47,7 +47,8 @@ def export(model: str | Path, out: Path, *, force: bool = False) -> Path:
             where=source,
             mend="export takes what convert and distill write",
         )
-    reason = foreign_mixer(HydraConfig.from_dict(config).head_plan)
+    hybrid = read_hybrid_config(config, where=source / "config.json")
+    reason = foreign_mixer(hybrid.head_plan)
     if reason:
         raise HydraHeadError(
             f"cannot be written as its family: {reason}",

@@ -17,8 +17,8 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.mixers.build import build_mixer, mixer_shape
 from hydrahead.mixers.contract import HeadMixer, MixContext, RowAxis
 from hydrahead.model.checkpoint import SafetensorsReader
-from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.teacher import is_hybrid, read_config
+from hydrahead.model.families.values import read_hybrid_config
 from hydrahead.plan.assignment import MixerAssignment
 from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.plan.specs.base import MixerSpec
@@ -48,7 +48,7 @@ class Twins:
                 mend="make twins with: plan --full-fraction 0, convert, distill --stages align",
             )
         self.directory = directory
-        self.config = HydraConfig.from_dict(config)
+        self.config = read_hybrid_config(config, where=directory / "config.json")
         self.plan = self.config.head_plan
         self.reader = SafetensorsReader(directory)
         self._teacher = HeadPlan.all_full(self.plan.geometry)

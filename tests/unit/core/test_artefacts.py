@@ -15,6 +15,7 @@ import pytest
 from hydrahead.core import artefacts
 from hydrahead.core.artefacts import ArtefactWork, fingerprint, open_artefact, read_record
 from hydrahead.core.errors import HydraHeadError
+from torch_free import PREAMBLE
 
 
 def opened(out: Path, **changes: Any) -> AbstractContextManager[ArtefactWork]:
@@ -234,15 +235,19 @@ def test_time_is_added_up_over_resumes(out: Path, monkeypatch: pytest.MonkeyPatc
     assert read_record(out).wall_seconds == 37.0
 
 
-KILLED = """
+KILLED = (
+    PREAMBLE
+    + """
 import sys, time
 from pathlib import Path
 from hydrahead.core.artefacts import open_artefact
-with open_artefact(Path(sys.argv[1]), kind="scores", configuration={"lengths": [1, 2]}, seed=0) as work:
+same = {"configuration": {"lengths": [1, 2]}, "seed": 0}
+with open_artefact(Path(sys.argv[1]), kind="scores", **same) as work:
     (work.directory / "half").write_text("x")
     print("ready", flush=True)
     time.sleep(600)
 """
+)
 
 
 def test_a_second_process_is_refused_and_a_killed_one_blocks_nobody(out: Path) -> None:
@@ -287,7 +292,9 @@ def test_a_kill_at_any_step_of_the_last_moments_leaves_old_or_new(
     for step in range(20):
         here = out.with_name(f"scores{step}")
         make(here, "old", configuration={})
-        done = subprocess.run([sys.executable, "-c", script, str(here), str(step)], check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", PREAMBLE + script, str(here), str(step)], check=False
+        )
         files = {path.name for path in here.iterdir()} if here.exists() else set()
         assert not files or {"artifact.json"} < files
         with opened(here, configuration={}, seed=1, force=True) as work:

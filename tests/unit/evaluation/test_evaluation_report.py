@@ -141,8 +141,21 @@ def test_numbers_in_the_tables_are_those_of_the_results(evaluation):
         ("100.0", "0.0", True)
     ] * 2
     assert [(cell.percent, cell.best) for cell in hybrid.cells] == [("0.0", False)] * 2
-    assert teacher.memory == "32.0 KiB"
+    assert (teacher.heading.name, teacher.heading.note) == ("teacher <1>", "32.0 KiB")
+    assert [column.name for column in first.columns] == ["niah_single", "niah_multikey"]
     assert teacher.cells[0].tooltip == "n = 10, 95 %: 72.2 to 100.0"
+
+
+def test_many_tasks_go_down_the_page(evaluation):
+    [model, other] = read_results(evaluation).models
+    cell = model.cells[0]
+    many = [cell.model_copy(update={"task": f"task {number}"}) for number in range(7)]
+    [table] = score_tables([model.model_copy(update={"cells": tuple(many)}), other])[:1]
+    assert table.rows_are == "task"
+    assert [column.name for column in table.columns] == ["teacher <1>", "hybrid"]
+    assert [row.heading.name for row in table.rows][:2] == ["task 0", "task 1"]
+    assert table.rows[0].cells[0].percent == "100.0"
+    assert table.rows[0].cells[1] is None
 
 
 def test_maps_have_a_cell_per_place(evaluation, scores, plan, tmp_path):
@@ -193,7 +206,7 @@ def test_two_evaluations_of_one_model_are_put_together(perfect, tokenizer, tmp_p
     ]
     html = page_of(paths, tmp_path)
     [recall] = re.findall(r'<section id="recall">.*?</section>', html, flags=re.DOTALL)
-    assert recall.count('<th class="name">model</th>') == 1 + 1  # heading and one row
+    assert recall.count("<tr>") == 1 + 1  # heading and one row
     assert recall.count("&plusmn;") == 2
 
 

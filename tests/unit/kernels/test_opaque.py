@@ -1,13 +1,13 @@
-"""Fast kernels inside compiled code: one operator, the same results and gradients, no graph break."""
+"""Fast kernels in compiled code: one operator, the same results and gradients, no graph break."""
 
 import pytest
 import torch
 from torch import Tensor
-from unit.kernels import fake_fla
-from unit.kernels.kernel_cases import Inputs, assert_same, gated_delta_inputs, lightning_inputs
 
 from hydrahead.kernels.backend import FASTS
 from hydrahead.kernels.opaque import _autograd
+from unit.kernels import fake_fla
+from unit.kernels.kernel_cases import Inputs, assert_same, gated_delta_inputs, lightning_inputs
 
 DOCUMENTS = torch.tensor([[0] * 3 + [1] * 6, [1] * 9])
 INPUTS = {"gated_delta": gated_delta_inputs, "lightning": lightning_inputs}

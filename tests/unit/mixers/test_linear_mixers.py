@@ -1,13 +1,16 @@
 """Gated delta and lightning heads: how they start, and that what must not matter does not."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from hydrahead.kernels import backend
 from hydrahead.mixers.contract import HeadMixer, MixContext
 from hydrahead.plan.assignment import HeadGroup
 from hydrahead.plan.specs.base import HeadShape
@@ -365,19 +368,14 @@ def test_states_are_frozen() -> None:
         state.recurrent = state.recurrent  # type: ignore[misc]
 
 
-@ALL
-def test_compiles_in_one_graph(name: str) -> None:
-    backend.forget()
-    mixer, hidden = build(name), hidden_states()
-    torch.compiler.reset()
-    compiled = torch.compile(mixer, fullgraph=True, backend="eager")
-    out, _ = compiled(hidden, rows(), None)
-    expected, _ = mixer(hidden, rows(), None)
-    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    theirs = gradients(mixer, expected, hidden)
-    for key, value in gradients(mixer, out, hidden).items():
-        torch.testing.assert_close(value, theirs[key], rtol=1e-10, atol=1e-10, msg=key)
-    with torch.no_grad():
-        state = empty_state(mixer)
-        out, _ = compiled(hidden[:, :1], cut(rows(), 0, 1), state)
-        torch.testing.assert_close(out, mixer(hidden[:, :1], cut(rows(), 0, 1), state)[0])
+def test_compiles_in_one_graph() -> None:
+    """In a process of its own, because the run-time shape checks of the tests break graphs."""
+    script = Path(__file__).with_name("compile_linear.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr

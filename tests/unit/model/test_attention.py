@@ -1,4 +1,4 @@
-"""The model around the mixers: parallel mixers, checkpointing, losses, attention implementations."""
+"""The model around the mixers: parallel mixers, checkpointing, losses, attention by name."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_checkpointing_runs_every_layer_twice() -> None:
     model = tiny_hybrid(PLAN).train()
     enable_checkpointing(model)
     runs = []
-    model.model.layers[1].mlp.register_forward_hook(lambda *_: runs.append(1))
+    model.model.layers[1].input_layernorm.register_forward_hook(lambda *_: runs.append(1))
     model(tokens(2, 8)).logits.sum().backward()
     assert len(runs) == 2
 

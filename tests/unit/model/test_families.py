@@ -21,7 +21,9 @@ from hydrahead.transfer.export import export
 from tiny_teachers import (
     CASES,
     COMMON,
+    LONGROPE,
     SIZES,
+    YARN,
     padded_batch,
     save_teacher,
     tiny_config,
@@ -122,6 +124,17 @@ LEGACY: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2},
     ),
     "mistral": ("mistral", {"rope_theta": 10000.0, "sliding_window": 6}),
+    "yarn as long-context Llamas write it": (
+        "llama",
+        {
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "finetuned": True,
+            },
+        },
+    ),
     "torch_dtype": ("llama", {"torch_dtype": "float32", "pretraining_tp": 1}),
     "llama without head_dim": ("llama", {"head_dim": None}),
 }
@@ -181,6 +194,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"sliding_window": 8, "layer_types": ["sliding_attention", *["full_attention"] * 2]},
         "layer_types",
     ),
+    "unknown rope": ("llama", {"rope_scaling": {"type": "linaer"}}, "did you mean 'linear'?"),
+    "rope factor": (
+        "qwen2",
+        {"rope_parameters": YARN | {"factor": "four"}},
+        "rope_parameters.factor is 'four', not a positive number",
+    ),
+    "short list": (
+        "llama",
+        {"rope_parameters": LONGROPE | {"long_factor": [1.0]}},
+        "rope_parameters.long_factor is [1.0], not a list of 4 positive numbers",
+    ),
+    "odd heads": ("llama", {"head_dim": 7}, "head_dim is 7, not an even number"),
+    "padding token": ("mistral", {"pad_token_id": 67}, "pad_token_id is 67, not a token"),
     "wrong type": ("llama", {"hidden_size": "32"}, "hidden_size"),
     "kv_heads do not divide": ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
     "reward model": (

@@ -17,6 +17,7 @@ noise.
 import copy
 import json
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def hand_built(look_ups: int = 1, *, seed: int = 0, noise: float = 0.003) -> Hyd
         model.lm_head.weight.zero_()
         model.lm_head.weight[:, ANSWER] = 2 * torch.eye(VOCABULARY)
         _previous_token(model, *PREVIOUS_HEAD)
-        targets = [POINTER, SECOND_POINTER][: look_ups - 1] + [ANSWER]
+        targets = [*(POINTER, SECOND_POINTER)[: look_ups - 1], ANSWER]
         for (layer, head), asks, target in zip(LOOK_UP_HEADS, ASKS, targets, strict=False):
             _look_up(model, layer, head, asks, target)
     return model
@@ -112,7 +113,7 @@ def chain_sample(links: int, *, value_tokens: int = 1, seed: int = 0) -> Sample:
     prompt += [*one[:width], next(noise)]
     if links > 1:
         for chain in (one, other):
-            for pointer, following in zip(chain[:-1], chain[1:], strict=True):
+            for pointer, following in pairwise(chain):
                 prompt += [partner(pointer), following, next(noise)]
     prompt.append(key)
     changed = list(prompt)

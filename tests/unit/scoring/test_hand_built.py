@@ -1,11 +1,11 @@
-"""On circuits written by hand every scorer finds the heads that theory says it must find, and no
-others.
+"""On circuits written by hand every scorer finds the heads that it must find, and no others.
 
-What theory says of counterfactual scores: only outputs at the readout rows are patched, and senders reach
-receivers through their queries there. So the head that fetches the value is a receiver; heads that fetch
-what it must ask for are senders, through chains of any length; and a previous-token head is neither, since
-its output at the readout rows is the same in both runs and keys stay clean. Substitution sees that one, and
-not a look-up by orthogonal keys, which a linear head does just as well.
+What theory says of counterfactual scores: only outputs at the readout rows are patched, and senders
+reach receivers through their queries there. So the head that fetches the value is a receiver; heads
+that fetch what it must ask for are senders, through chains of any length; and a previous-token head
+is neither, since its output at the readout rows is the same in both runs and keys stay clean.
+Substitution sees that one, and not a look-up by orthogonal keys, which a linear head does just as
+well.
 """
 
 from typing import Any

@@ -51,8 +51,9 @@ def test_the_artefact_holds_scores_picture_and_pairs(
     assert scores.values.shape == (2, 4)
     probes = EASY["probes"]["retrieval"]
     assert scores.per_probe.shape == (len(scores.probes), 2, 4)
-    assert scores.probes and set(scores.probes) <= set(probes)
-    assert scores.secondary is not None and scores.secondary.any()
+    assert scores.probes
+    assert set(scores.probes) <= set(probes)
+    assert scores.secondary.any()
     assert (tmp_path / "scores" / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert set(scores.settings["dropped_pairs"]) == set(probes)
     lines = (tmp_path / "scores" / "pairs.jsonl").read_text().splitlines()

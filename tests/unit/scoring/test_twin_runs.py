@@ -1,12 +1,13 @@
-"""Substitution damage equals what a whole forward with the twin's output in place does; wrong twins
-are refused."""
+"""Substitution damage equals a whole forward with the twin in place; wrong twins are refused."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hand_built import chain_sample, hand_built, twins_of
+from naive_patching import always
 from torch.nn import functional
 
 from hydrahead.core.errors import HydraHeadError
@@ -26,24 +27,23 @@ def test_damage_equals_a_whole_forward() -> None:
     for layer in range(3):
         units = [(0, 1), (3,), (2,)]
         fast = run.damage(layer, units)
-        with replace(
-            twins, {("attention_input", layer): lambda _: clean["attention_input", layer]}
-        ):  # noqa: B023
-            with record(twins, ["heads"], [layer]) as twin:
-                twins(ids)
+        replay = {("attention_input", layer): always(clean["attention_input", layer])}
+        with replace(twins, replay), record(twins, ["heads"], [layer]) as twin:
+            twins(ids)
         for slots, (kl, rise) in zip(units, fast, strict=True):
-
-            def swap(heads: torch.Tensor) -> torch.Tensor:
-                heads = heads.clone()
-                heads[:, :, list(slots)] = twin["heads", layer][:, :, list(slots)]  # noqa: B023
-                return heads
-
+            swap = partial(swapped, list(slots), twin["heads", layer])
             with replace(teacher, {("heads", layer): swap}):
                 after = teacher(ids).logits[0, -1].log_softmax(-1)
             wanted = functional.kl_div(after, before, log_target=True, reduction="sum")
             answer = sample.answer_ids[0]
             assert abs(kl - float(wanted)) < 1e-10
             assert abs(rise - float(before[answer] - after[answer])) < 1e-10
+
+
+def swapped(slots: list[int], twin: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    heads = heads.clone()
+    heads[:, :, slots] = twin[:, :, slots]
+    return heads
 
 
 def test_twins_are_loaded_in_the_teachers_dtype(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_wrong_twins_are_refused(tmp_path: Path) -> None:
         load_twins(tmp_path / "longer", teacher, geometry)
 
     teacher.save_pretrained(tmp_path / "teacher")
-    with pytest.raises(HydraHeadError, match="no twins.*runs the teacher's attention"):
+    with pytest.raises(HydraHeadError, match=r"no twins.*runs the teacher's attention"):
         load_twins(tmp_path / "teacher", teacher, geometry)
 
     other = twins_of(teacher)

@@ -151,6 +151,16 @@ def test_mqar_queries_show_the_values_of_their_keys(bpe):
     assert sample.targets == (pairs[words[-1]],)
 
 
+def test_rounds_ask_for_every_key_once_and_show_all_answers_but_the_last(bpe):
+    sample = build_task("niah_rounds:keys=5").sample(bpe, length=700, seed=1, index=0)
+    text = bpe.decode(sample.prompt_ids)
+    asked = [part.split("?")[0] for part in text.split("What is the secret number of the ")[1:]]
+    assert len(set(asked)) == len(asked) == 5
+    value = {key: text.split(f"number of the {key} is ")[1].split(".")[0] for key in asked}
+    shown = [bpe.decode(sample.prompt_ids[a:b]).strip() for a, b in sample.recalled]
+    assert [*shown, *sample.targets] == [value[key] for key in asked]
+
+
 def test_copy_spans_recalled_tokens_follow_an_earlier_copy(bpe):
     sample = build_task("copy_spans").sample(bpe, length=512, seed=1, index=0)
     ids = list(sample.prompt_ids)

@@ -12,6 +12,7 @@ import training_fakes
 from training_fakes import CONFIG, CountedBatches, TinyLM, TinyObjective, at_call, run
 
 from hydrahead.core.errors import HydraHeadError
+from hydrahead.training import checkpoints
 from hydrahead.training.checkpoints import list_checkpoints
 from hydrahead.training.interrupts import TrainingInterrupted
 from hydrahead.training.layers import recomputed_activations
@@ -183,6 +184,25 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path):
         run(tmp_path, before=at_call(9, interrupt))
     with pytest.raises(HydraHeadError, match=r"lr.*0\.01.*0\.5"):
         run(tmp_path, config=CONFIG.model_copy(update={"lr": 0.5}))
+
+
+@pytest.mark.parametrize("file", ["masters", "optimiser", "random"])
+def test_interrupted_while_saving_it_ends_with_the_same_bits(straight, tmp_path, monkeypatch, file):
+    dtype, model, _, metrics = straight
+    save = checkpoints.save_file
+
+    def stop(tensors, path):
+        if path.parent.name == "step-00000006.tmp" and path.stem == file:
+            raise KeyboardInterrupt
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, dtype=dtype)
+    monkeypatch.undo()
+    again, _ = run(tmp_path, dtype=dtype)
+    assert same(model, again)
+    assert stable(tmp_path) == metrics
 
 
 def test_a_half_written_checkpoint_is_ignored(tmp_path, straight):

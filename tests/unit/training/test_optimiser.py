@@ -18,7 +18,7 @@ def step(optimiser, lr):
 
 
 def test_updates_below_half_a_bf16_step_are_not_lost():
-    """Adam's step is about lr; at 2.0 a bf16 value moves only by 1/64, and lr is a thousandth of that."""
+    """Adam's step is about lr; at 2.0 a bf16 value moves by 1/64 at least, a thousand times lr."""
     model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     bare = nn.Parameter(torch.full((1, 1), 2.0, dtype=torch.bfloat16))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A language model of a few hundred parameters, batches that know where they are, a small tokenizer."""
+"""A language model of a few hundred parameters, batches for it, a byte tokenizer."""
 
 import os
 import signal

@@ -46,7 +46,11 @@ def naive(hidden, weight, bias, taught, teacher, targets, weights):
     ).sum(-1) * (t * t)
     ce = F.cross_entropy(logits, targets.labels, reduction="none")
     scale = 1.0 if targets.weights is None else targets.weights
-    return (scale * (weights.kl * kl + weights.ce * ce)).sum(), (scale * kl).sum(), (scale * ce).sum()
+    return (
+        (scale * (weights.kl * kl + weights.ce * ce)).sum(),
+        (scale * kl).sum(),
+        (scale * ce).sum(),
+    )
 
 
 def chunked(hidden, weight, bias, taught, teacher, targets, weights, chunk=None):
@@ -84,16 +88,6 @@ def test_equals_the_naive_loss_and_its_gradients(chunk, weighted, weights):
     theirs = torch.autograd.grad(0.3 * loss, trained)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other)
-
-
-def test_gradients_agree_with_finite_differences():
-    hidden, weight, bias, *rest = parts()
-    weights = DistillWeights(kl=0.8, ce=0.4, temperature=2.0)
-
-    def loss(hidden, weight, bias):
-        return chunked(hidden, weight, bias, *rest, weights, 4).loss
-
-    assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
 
 def test_the_teachers_own_logits_cost_nothing():

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hydrahead.core.errors import HydraHeadError, unknown_name
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.refusals import refuse_unsupported
+from hydrahead.model.families.values import INVALID, invalid
 
 SAME_FIELDS = (
     "vocab_size",
@@ -102,26 +101,18 @@ class Family:
                 transformers refuses.
         """
         architectures = config.get("architectures") or [self.architecture]
-        if self.architecture not in architectures:
+        if not isinstance(architectures, list) or self.architecture not in architectures:
+            shown = architectures[0] if isinstance(architectures, list) else architectures
             raise HydraHeadError(
-                f"architecture {architectures[0]!r} is not supported",
+                f"architecture {shown!r} is not supported",
                 where=where,
                 mend=f"of model_type {self.name!r} only {self.architecture!r} is",
             )
         refuse_unsupported(config, where=where)
         try:
-            result = CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(dict(config)))
-        except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise HydraHeadError(
-                f"not a valid {self.name} configuration ({reason})",
-                where=where,
-                mend="mend the field, or fetch config.json again",
-            ) from error
-        if result.hidden_act not in ACT2FN:
-            unknown = unknown_name("hidden_act", str(result.hidden_act), ACT2FN)
-            raise HydraHeadError(unknown.what, where=where, mend=unknown.mend)
-        return result
+            return CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(dict(config)))
+        except INVALID as error:
+            raise invalid(self.name, error, where) from error
 
     def to_hydra(self, config: Mapping[str, Any], *, where: Any = None) -> dict[str, Any]:
         """Keyword arguments for `HydraConfig`, all but `plan`; raises as `normalised` does."""

@@ -29,7 +29,7 @@ def family_of(config: Mapping[str, Any], *, where: Any = None) -> "Family":
             closest.
     """
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = f"known: {', '.join(FAMILIES)}"
         hint = did_you_mean(str(model_type), FAMILIES)
         raise HydraHeadError(
@@ -37,4 +37,4 @@ def family_of(config: Mapping[str, Any], *, where: Any = None) -> "Family":
             where=where,
             mend=f"{hint} ({known})" if hint else known,
         )
-    return FAMILIES.load(str(model_type))
+    return FAMILIES.load(model_type)

@@ -22,6 +22,7 @@ from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import foreign_mixer
 from hydrahead.model.families.base import WeightNames
 from hydrahead.model.families.table import family_of
+from hydrahead.model.families.values import checked, read_hybrid_config
 from hydrahead.plan.assignment import MixerAssignment
 from hydrahead.plan.geometry import ModelGeometry
 
@@ -204,10 +205,9 @@ def open_teacher(directory: Path) -> Teacher:
     where = directory / "config.json"
     if not is_hybrid(config):
         family = family_of(config, where=where)
-        return Teacher(
-            directory, HydraConfig(**family.to_hydra(config, where=where)), family.weights
-        )
-    hybrid = HydraConfig.from_dict(config)
+        hydra = HydraConfig(**family.to_hydra(config, where=where))
+        return Teacher(directory, checked(hydra, where=where), family.weights)
+    hybrid = read_hybrid_config(config, where=where)
     reason = foreign_mixer(hybrid.head_plan)
     if reason:
         raise HydraHeadError(
