@@ -345,18 +345,20 @@ def run(
     out: option.Out,
     settings: option.Settings = None,
     device: option.RecipeDevice = None,
-    dtype: option.RecipeDtype = None,
     seed: option.RecipeSeed = None,
     force: option.Force = False,
     json: option.Json = False,
 ) -> Outcome:
-    """Do the whole path: score, plan, convert, distill, evaluate, report."""
+    """Do the whole path: score, plan, convert, distill, evaluate, report.
+
+    A recipe's own settings are given as --set teacher=DIR --set data=SOURCE.
+    """
     from hydrahead.recipes.table import build_recipe
 
-    given = {"device": device and pick_device(device), "dtype": dtype, "seed": seed}
+    given = {"device": None if device is None else pick_device(device), "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
     made = build_recipe(recipe, {**assignments(settings), **chosen}).execute(out, force=force)
-    return _written(made)
+    return Outcome(data={"out": str(out), "made": str(made)}, lines=[f"wrote {made}"])
 
 
 @verb(app)
@@ -371,11 +373,12 @@ def demo(
     from hydrahead.pipeline.demo import summary_outcome
     from hydrahead.recipes.table import build_recipe
 
-    report = build_recipe("demo", {"device": pick_device(device), "seed": seed}).execute(
-        out, force=force
-    )
+    settings = {"device": pick_device(device), "seed": seed}
+    page = build_recipe("demo", settings).execute(out, force=force)
     data, lines = summary_outcome(out)
-    return _written(report, Outcome(data=data, lines=lines))
+    return Outcome(
+        data={"out": str(out), "report": str(page), **data}, lines=[*lines, f"wrote {page}"]
+    )
 
 
 def _written(out: Path, outcome: Outcome | None = None) -> Outcome:

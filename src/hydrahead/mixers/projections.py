@@ -26,6 +26,11 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A weight of ones."""
+        self.weight.fill_(1.0)
+
     def forward(self, x: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
         """Normalise the last axis to mean square one, then scale it by the weight."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

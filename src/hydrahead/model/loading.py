@@ -6,7 +6,7 @@ checkpoint; one that is missing is an error, never a random initialisation.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -19,6 +19,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from hydrahead.core.errors import HydraHeadError, unknown_name
+from hydrahead.mixers.contract import HeadMixer
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import with_all_full_plan
@@ -35,7 +36,7 @@ from hydrahead.model.families.teacher import (
 )
 from hydrahead.model.families.values import read_hybrid_config
 from hydrahead.model.hub import resolve_model_dir
-from hydrahead.model.modeling import HydraForCausalLM
+from hydrahead.model.modeling import HydraForCausalLM, HydraLayer
 
 _DTYPES = {
     "float32": torch.float32,
@@ -102,7 +103,7 @@ def load_any_causal_lm(
         )
     stored = SafetensorsReader(directory)
     try:
-        result, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype if dtype == "auto" else _dtype(dtype, None),
             attn_implementation=attn_implementation,
@@ -117,6 +118,7 @@ def load_any_causal_lm(
             where=directory,
             mend="give a causal language model that transformers knows without remote code",
         ) from error
+    result, report = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         if report.get(kind):
             raise HydraHeadError(
@@ -167,7 +169,8 @@ def _load_teacher(
             model.get_parameter(name).copy_(teacher.outer(name))
         for layer in range(config.num_hidden_layers):
             heads = teacher.heads(layer)
-            mixers = model.model.layers[layer].self_attn.mixers
+            block = cast(HydraLayer, model.model.layers[layer])
+            mixers = cast(list[HeadMixer], list(block.self_attn.mixers))
             for mixer, assignment in zip(mixers, plan.layer_mixers(layer), strict=True):
                 mixer.init_from_teacher(heads.cut(assignment))
             for name, tensor in teacher.rest(layer):

@@ -161,28 +161,25 @@ class HydraModel(HydraPreTrainedModel):
             attn_implementation=self.config._attn_implementation or "sdpa",
         )
         hidden = inputs_embeds
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         seen: list[Tensor] = []
         if cache is not None:
             cache.begin(lambda rows, capacity: self.init_states(rows, capacity=capacity), context)
         for index, layer in enumerate(self.layers):
-            seen.append(hidden)
+            if output_hidden_states:
+                seen.append(hidden)
+            states = None if cache is None else cache.states[index]
+            hidden, next_states = layer(hidden, context, states)
             if cache is not None:
-                hidden, states = layer(hidden, context, cache.states[index])
-                cache.states[index] = states
-            else:
-                hidden, _ = layer(hidden, context)
+                cache.states[index] = next_states
         if cache is not None:
             cache.finish(context, padded=context.padded, plain=context.plain)
         hidden = self.norm(hidden)
-        wanted = (
-            self.config.output_hidden_states
-            if output_hidden_states is None
-            else output_hidden_states
-        )
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
-            hidden_states=(*seen, hidden) if wanted else None,
+            hidden_states=(*seen, hidden) if output_hidden_states else None,
         )
 
     def init_states(self, batch: int, *, capacity: int | None = None) -> list[list[MixerState]]:

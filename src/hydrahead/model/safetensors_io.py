@@ -127,12 +127,12 @@ def encode_header(tensors: dict[str, Tensor]) -> bytes:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_bytes(entry: TensorEntry, begin: int, end: int) -> Tensor:
     flat = torch.empty(end - begin, dtype=torch.uint8)
-    view = memoryview(flat.numpy())
+    view = flat.numpy().data
     try:
         with open(entry.file, "rb", buffering=0) as file:
             while view:

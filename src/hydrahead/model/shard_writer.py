@@ -22,6 +22,7 @@ from hydrahead.model.safetensors_io import encode_header, tensor_bytes
 PROGRESS_FILE = "shards.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+MAX_SHARD_BYTES = 1 << 30
 
 
 class ShardWriter:
@@ -29,12 +30,12 @@ class ShardWriter:
 
     Args:
         directory: An existing directory; unfinished shards of an earlier writer in it are taken up.
-        max_bytes: Data bytes per shard.
+        max_bytes: Data bytes per shard; None is `MAX_SHARD_BYTES`.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, directory: Path, *, max_bytes: int | None = None) -> None:
         self.directory = directory
-        self.max_bytes = max_bytes
+        self.max_bytes = MAX_SHARD_BYTES if max_bytes is None else max_bytes
         self._waiting: dict[str, Tensor] = {}
         self._waiting_bytes = 0
         self._waiting_groups: list[str] = []
@@ -43,6 +44,18 @@ class ShardWriter:
         self.done_groups = frozenset(group for shard in self._shards for group in shard["groups"])
         """Groups that an earlier writer on this directory has finished; the caller may skip them.
         """
+
+    @classmethod
+    def resuming(cls, directory: Path, *, resumed: bool) -> "ShardWriter":
+        """A writer on an artefact's work folder, which may hold shards of a stopped run.
+
+        A run that was stopped after its shards had got their final names has left no progress
+        file; those shards are written again, and removed first so that they do not fill the disk.
+        """
+        if resumed and not (directory / PROGRESS_FILE).exists():
+            for path in (*directory.glob("*.safetensors"), directory / INDEX_FILE):
+                path.unlink(missing_ok=True)
+        return cls(directory)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take `tensor` (any device); it must not change until the shard is written.
@@ -171,4 +184,4 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["INDEX_FILE", "PROGRESS_FILE", "SINGLE_FILE", "ShardWriter"]
+__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "PROGRESS_FILE", "SINGLE_FILE", "ShardWriter"]

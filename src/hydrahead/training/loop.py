@@ -31,6 +31,7 @@ from hydrahead.training.checkpoints import (
 from hydrahead.training.config import TrainConfig
 from hydrahead.training.interrupts import StopRequest, TrainingInterrupted
 from hydrahead.training.layers import compile_layers, decoder_layers, recomputed_activations
+from hydrahead.training.memory import require_memory
 from hydrahead.training.metrics import MetricsFile
 from hydrahead.training.objectives import Objective
 from hydrahead.training.optimiser import MasterAdamW
@@ -93,6 +94,7 @@ def train(
     label: str = "train",
     identity: Mapping[str, Any] | None = None,
     blocks: Sequence[nn.Module] | None = None,
+    layer_by_layer: bool = False,
 ) -> TrainResult:
     """Train all parameters that require a gradient, or go on where an earlier call stopped.
 
@@ -107,13 +109,15 @@ def train(
         identity: Anything else that must agree for a resume (data source, model hash); JSON.
         blocks: What is compiled, or recomputed in backward, one by one; the decoder layers if not
             given.
+        layer_by_layer: The objective holds one layer's activations at a time (for the memory
+            estimate).
 
     Raises:
-        HydraHeadError: The loss is not finite, a checkpoint is damaged, or an unfinished run with
-            other
-            settings is in `directory`.
+        HydraHeadError: The run cannot fit into memory, the loss is not finite, a checkpoint is
+            damaged, or an unfinished run with other settings is in `directory`.
         TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and saved first.
     """
+    require_memory(model, config, layer_by_layer=layer_by_layer)
     run = _Run(model, objective, batches, config, directory, dict(identity or {}))
     blocks = decoder_layers(model) if blocks is None else blocks
     if config.compile:

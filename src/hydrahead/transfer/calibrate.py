@@ -8,7 +8,7 @@ gamma_h starts as the root mean square of the teacher's head output over tokens 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.loading import load_model, load_tokenizer
-from hydrahead.model.modeling import HydraForCausalLM
+from hydrahead.model.modeling import HydraForCausalLM, HydraLayer
 from hydrahead.model.taps import record
 from hydrahead.training.batch import Batch
 from hydrahead.training.data.packing import PackedBatches
@@ -74,7 +74,8 @@ def set_fusion(hybrid: HydraForCausalLM, sizes: HeadSizes) -> dict[str, Any]:
     """
     changed: list[Tensor] = []
     with torch.no_grad():
-        for layer, block in enumerate(hybrid.model.layers):
+        blocks = cast(list[HydraLayer], list(hybrid.model.layers))
+        for layer, block in enumerate(blocks):
             fusion = block.self_attn.fusion
             if fusion is None:
                 continue

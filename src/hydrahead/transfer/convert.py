@@ -8,6 +8,7 @@ written; NaN shows when a tensor is read, and leaves nothing behind either.
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -16,6 +17,7 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
 from hydrahead.core.progress import Progress
 from hydrahead.core.seeds import derive_seed
+from hydrahead.mixers.contract import HeadMixer
 from hydrahead.model.attention import HydraAttention
 from hydrahead.model.checkpoint import ShardWriter
 from hydrahead.model.configuration import HydraConfig
@@ -83,7 +85,7 @@ def convert(
         if not work.reused:
             _require_space(work, teacher, out)
             sizes = None if calibrate is None else measure_on_text(source, Path(calibrate))
-            _Conversion(teacher, chosen, held, sizes, seed).write(work.directory)
+            _Conversion(teacher, chosen, held, sizes, seed).write(work)
             card = model_card(
                 source.name if Path(model).is_dir() else str(model),
                 chosen,
@@ -115,10 +117,11 @@ class _Conversion:
         self.config.architectures = [ARCHITECTURE]
         self.config.fusion_calibrated = self._fusion_is_calibrated()
 
-    def write(self, directory: Path) -> None:
+    def write(self, work: ArtefactWork) -> None:
         """Weights and config.json."""
         num_layers = self.config.num_hidden_layers
-        with ShardWriter(directory) as writer, Progress() as progress:
+        shards = ShardWriter.resuming(work.directory, resumed=work.resumed)
+        with shards as writer, Progress() as progress:
             if "outer" not in writer.done_groups:
                 for name in self.teacher.outer_names():
                     writer.add(name, self.teacher.outer(name))
@@ -128,7 +131,7 @@ class _Conversion:
                 if group not in writer.done_groups:
                     self._write_layer(layer, writer)
                     writer.end_group(group)
-        self.config.save_pretrained(directory)
+        self.config.save_pretrained(work.directory)
 
     def _write_layer(self, layer: int, writer: ShardWriter) -> None:
         attention = self._attention(layer)
@@ -142,7 +145,8 @@ class _Conversion:
         attention = _new_attention(self.config, self.plan, layer, self.teacher.dtype, self.seed)
         heads = self.teacher.heads(layer)
         assignments = self.plan.layer_mixers(layer)
-        for mixer, assignment in zip(attention.mixers, assignments, strict=True):
+        mixers = cast(list[HeadMixer], list(attention.mixers))
+        for mixer, assignment in zip(mixers, assignments, strict=True):
             twin = None if self.twins is None else self.twins.find(layer, assignment)
             if self.twins is not None and twin is not None:
                 self.twins.fill(mixer, twin)

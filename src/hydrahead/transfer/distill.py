@@ -29,7 +29,6 @@ from hydrahead.training.config import TrainConfig
 from hydrahead.training.data.packing import PackedBatches
 from hydrahead.training.data.sources import build_source
 from hydrahead.training.loop import train
-from hydrahead.training.memory import require_memory
 from hydrahead.transfer.artefact_files import copy_companions
 from hydrahead.transfer.calibrate import NUM_BATCHES, calibrate_fusion
 from hydrahead.transfer.replay import attentions
@@ -147,7 +146,6 @@ class _Repair:
         folder = self._work.scratch / name
         batches = self._batches(name, settings)
         prepared = stage.prepare(self._hybrid, self._teacher, self._config)
-        require_memory(self._hybrid, settings, layer_by_layer=stage.layer_by_layer)
         self._calibrate(stage, name, settings)
         result = train(
             self._hybrid,
@@ -158,6 +156,7 @@ class _Repair:
             progress=progress,
             label=name,
             blocks=prepared.blocks,
+            layer_by_layer=stage.layer_by_layer,
         )
         return {
             "stage": name,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hydrahead.core.artefacts import open_artefact
+from hydrahead.core.artefacts import ArtefactWork, open_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_json
 from hydrahead.model.checkpoint import ShardWriter
@@ -65,14 +65,14 @@ def export(model: str | Path, out: Path, *, force: bool = False) -> Path:
         force=force,
     ) as work:
         if not work.reused:
-            _write_weights(teacher, family, work.directory)
+            _write_weights(teacher, family, work)
             write_json(work.directory / "config.json", _config(teacher, family))
             copy_companions(source, work.directory)
     return Path(out)
 
 
-def _write_weights(teacher: Teacher, family: Family, directory: Path) -> None:
-    with ShardWriter(directory) as writer:
+def _write_weights(teacher: Teacher, family: Family, work: ArtefactWork) -> None:
+    with ShardWriter.resuming(work.directory, resumed=work.resumed) as writer:
         for name in teacher.outer_names():
             writer.add(name, teacher.outer(name))
         for layer in range(teacher.config.num_hidden_layers):

@@ -1,6 +1,7 @@
 """The command line: the path of a checkpoint, and one line for every mistake."""
 
 import errno
+import importlib
 import json
 import subprocess
 import sys
@@ -89,6 +90,44 @@ def test_every_verb_that_runs_a_model_has_the_same_options(shell: Shell) -> None
         out, _ = shell(verb, "--help")
         for option in ("--device", "--dtype", "--batch-size", "--seed", "--force"):
             assert option in out, (verb, option)
+
+
+@pytest.mark.parametrize(
+    ("verb", "table"),
+    [
+        ("score", "hydrahead.scoring.table:SCORERS"),
+        ("plan", "hydrahead.plan.policies:POLICIES"),
+        ("plan", "hydrahead.plan.presets:PRESETS"),
+        ("distill", "hydrahead.transfer.stages:STAGES"),
+        ("evaluate", "hydrahead.tasks.table:SUITES"),
+        ("run", "hydrahead.recipes.table:RECIPES"),
+    ],
+)
+def test_help_names_every_entry_of_the_tables(shell: Shell, verb: str, table: str) -> None:
+    out, _ = shell(verb, "--help")
+    module, _, name = table.partition(":")
+    for entry in getattr(importlib.import_module(module), name):
+        assert entry in out
+
+
+def test_run_hands_settings_to_the_recipe(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[object] = []
+
+    class FakeRun:
+        def execute(self, out: Path, *, force: bool = False) -> Path:
+            asked.append((out, force))
+            return out / "report.html"
+
+    def build(name: str, settings: dict[str, Any]) -> FakeRun:
+        asked.append((name, settings))
+        return FakeRun()
+
+    monkeypatch.setattr("hydrahead.recipes.table.build_recipe", build)
+    command = ["run", "demo", "--out", tmp_path / "r", "--set", "teacher=t", "--seed", 3, "--force"]
+    assert shell.json(*command)["made"] == str(tmp_path / "r" / "report.html")
+    assert asked == [("demo", {"teacher": "t", "seed": 3}), (tmp_path / "r", True)]
 
 
 def test_version(shell: Shell) -> None:
@@ -215,6 +254,8 @@ def test_evaluate_and_report(shell: Shell, tmp_path: Path) -> None:
         (["inspect", "nowhere"], "nowhere: no such file or directory"),
         (["inspect", "nowhere/plan.json"], "no such file or directory"),
         (["report", "nowhere"], "nowhere"),
+        (["run", "dmeo", "--out", "x"], "did you mean 'demo'"),
+        (["run", "demo", "--out", "x", "--set", "teachr=y"], "did you mean 'teacher'"),
     ],
 )
 def test_mistakes_in_the_command_are_one_line(

@@ -4,7 +4,6 @@ failure.
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,8 +160,7 @@ def test_many_shards_in_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(list(sharded.glob("*.safetensors"))) > 3
     plan = HeadPlan.uniform(ModelGeometry.from_pretrained(directory), DELTA)
     whole = convert(directory, plan, tmp_path / "whole")
-    small = partial(ShardWriter, max_bytes=20_000)
-    monkeypatch.setattr("hydrahead.transfer.convert.ShardWriter", small)
+    monkeypatch.setattr("hydrahead.model.shard_writer.MAX_SHARD_BYTES", 20_000)
     pieces = convert(sharded, plan, tmp_path / "pieces")
     one, many = SafetensorsReader(whole), SafetensorsReader(pieces)
     assert one.names() == many.names()
@@ -176,8 +174,7 @@ def test_a_killed_conversion_goes_on(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, out = _mixed(teacher), tmp_path / "out"
-    small = partial(ShardWriter, max_bytes=9_000)
-    monkeypatch.setattr("hydrahead.transfer.convert.ShardWriter", small)
+    monkeypatch.setattr("hydrahead.model.shard_writer.MAX_SHARD_BYTES", 9_000)
     whole = convert(teacher, plan, tmp_path / "whole")
     original = _Conversion._write_layer
     seen: list[int] = []
@@ -198,6 +195,24 @@ def test_a_killed_conversion_goes_on(
     stop = False
     convert(teacher, plan, out)
     assert 0 not in seen, "a finished layer was converted again"
+    assert _bytes(out) == _bytes(whole)
+
+
+def test_a_conversion_killed_at_its_very_end_goes_on(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, out = _mixed(teacher), tmp_path / "out"
+    monkeypatch.setattr("hydrahead.model.shard_writer.MAX_SHARD_BYTES", 9_000)
+    whole = convert(teacher, plan, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("hydrahead.transfer.convert.copy_companions", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(teacher, plan, out)
+    convert(teacher, plan, out)
     assert _bytes(out) == _bytes(whole)
 
 

@@ -177,7 +177,7 @@ def test_control_c_saves_and_says_how_to_go_on(cases, repaired, tmp_path, monkey
 def test_a_finished_one_is_reused_and_another_is_refused(cases, repaired, monkeypatch):
     monkeypatch.setattr(distill_module, "load_model", None)  # nothing is loaded
     assert repair(cases, repaired) == repaired
-    with pytest.raises(HydraHeadError, match="kl_weight was 1.0, now 0.5"):
+    with pytest.raises(HydraHeadError, match=r"kl_weight was 1\.0, now 0\.5"):
         repair(cases, repaired, kl_weight=0.5)
 
 

@@ -1,0 +1,57 @@
+"""What the documents tell people to type works: Python blocks run, command lines parse."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str, document: Path) -> list[str]:
+    """Fenced blocks of one language."""
+    return [body for name, body in BLOCK.findall(document.read_text()) if name == language]
+
+
+def command_lines() -> list[str]:
+    """Every `hydrahead ...` line of a fenced block, continuation lines joined."""
+    found: list[str] = []
+    for document in DOCUMENTS:
+        for block in blocks("", document):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line for line in lines if line.startswith("hydrahead ")]
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks("python", document):
+        exec(compile(block, str(document), "exec"), namespace)
+
+
+def test_the_readme_has_python_and_command_lines() -> None:
+    assert len(blocks("python", ROOT / "README.md")) == 2
+    assert len(command_lines()) > 10
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_parse(line: str) -> None:
+    from hydrahead.cli import app
+
+    words = shlex.split(line, comments=True)[1:]
+    group: Any = typer.main.get_command(app)
+    verb = group.commands[words[0]]
+    verb.make_context(words[0], words[1:])
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
