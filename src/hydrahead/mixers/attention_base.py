@@ -38,9 +38,9 @@ from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.plan.specs.base import MixerSpec
 
 DENSE_TOKENS = 2048
-"""Up to this many new tokens a mask may cover them all at once."""
-BLOCK_TOKENS = 1024
-"""Queries per mask beyond that."""
+"""A mask never covers more queries at once."""
+MASK_ENTRIES = 2**25
+"""Nor has it more entries, where that still leaves some queries."""
 
 
 class AttentionSettings(Protocol):

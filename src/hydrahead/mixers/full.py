@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.mixers.attention_base import (
-    BLOCK_TOKENS,
     DENSE_TOKENS,
+    MASK_ENTRIES,
     AttentionMixer,
     Block,
 )
@@ -111,8 +111,8 @@ def _blocks(k: Tensor, v: Tensor, context: AttentionContext) -> Iterator[Block]:
         yield from _packed_blocks(k, v, context)
         return
     fused = not context.padded and causal_is_fused(tokens, columns, k.device, k.dtype)
-    whole = fused or tokens <= DENSE_TOKENS
-    size = tokens if whole else BLOCK_TOKENS
+    affordable = max(MASK_ENTRIES // (rows * columns), 16)
+    size = tokens if fused else min(tokens, DENSE_TOKENS, affordable)
     valid = key_validity(context) if context.padded else None
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)

@@ -3,10 +3,11 @@
 
 def register() -> None:
     """Make `AutoConfig` and `AutoModelForCausalLM` load hybrids; called by `import hydrahead`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from hydrahead.model.configuration import HydraConfig
-    from hydrahead.model.modeling import HydraForCausalLM
+    from hydrahead.model.modeling import HydraForCausalLM, HydraModel
 
     AutoConfig.register(HydraConfig.model_type, HydraConfig, exist_ok=True)
+    AutoModel.register(HydraConfig, HydraModel, exist_ok=True)
     AutoModelForCausalLM.register(HydraConfig, HydraForCausalLM, exist_ok=True)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.scores import HeadScores
 from hydrahead.scoring.contract import Scorer, ScoringRun
@@ -68,8 +69,14 @@ class SubstitutionScorer(Scorer):
         """Load the twins, draw the samples and score on them.
 
         Raises:
-            HydraHeadError: the twins are of another model, or some slot has no linear twin.
+            HydraHeadError: the twins are of another model, some slot has no linear twin, or the
+                model has no slot to give away.
         """
+        if not run.geometry.free_layers:
+            raise HydraHeadError(
+                "every layer has a window of its own, so no unit can be given away",
+                where=run.teacher.config.name_or_path or None,
+            )
         twins = load_twins(self.settings.twins, run.teacher, run.geometry)
         probes = draw_probes(
             self.settings, run.teacher_codec, run.geometry, seed=run.seed, paired=False

@@ -125,7 +125,7 @@ class SampleRun:
         def swap(heads: Tensor) -> Tensor:
             heads = heads.clone()
             for row, slots in enumerate(units):
-                heads[row, :, list(slots)] = self._twin_heads[layer][0, :, list(slots)]
+                heads[row][:, list(slots)] = self._twin_heads[layer][0][:, list(slots)]
             return heads
 
         with replace(self._teacher, {("heads", layer): swap}):

@@ -6,6 +6,7 @@ position in the data, identity of the run). It is written under a temporary name
 kill leaves the previous one intact.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
     for name in ("masters", "optimiser", "random"):
         tensors: dict[str, Tensor] = getattr(checkpoint, name)
         flat = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(flat, partial / f"{name}.safetensors")
+        _save_tensors(flat, partial / f"{name}.safetensors")
     state = {
         "format_version": _FORMAT_VERSION,
         "step": checkpoint.step,
@@ -141,6 +142,16 @@ def require_same_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], w
                 where=where,
                 mend="repeat the same command to resume, or choose another output",
             )
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """`save_file`, with a full disk as the OSError it is."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def _fsync(path: Path) -> None:

@@ -15,6 +15,7 @@ _COPIED = (
     "spiece.model",
     "sentencepiece*",
     "tekken.json",
+    "*.tiktoken",
     "chat_template*",
     "additional_chat_templates",
     "generation_config.json",

@@ -27,7 +27,7 @@ from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.training.checkpoints import list_checkpoints
 from hydrahead.training.config import TrainConfig
 from hydrahead.training.data.packing import PackedBatches
-from hydrahead.training.data.sources import build_source
+from hydrahead.training.data.sources import build_source, local_paths
 from hydrahead.training.loop import train
 from hydrahead.transfer.artefact_files import copy_companions
 from hydrahead.transfer.calibrate import NUM_BATCHES, calibrate_fusion
@@ -79,8 +79,8 @@ def distill(
     parents: dict[str, Path | str] = {"hybrid": source}
     if teacher_dir is not None:
         parents["teacher"] = teacher_dir
-    if Path(data).exists():
-        parents["data"] = Path(data)
+    for number, path in enumerate(local_paths(data)):
+        parents[f"data_{number}" if number else "data"] = path
     recorded = {
         "data": str(data),
         "stages": list(names),
@@ -216,8 +216,6 @@ class _Repair:
 def write_weights(hybrid: HydraForCausalLM, source: Path, target: Path) -> None:
     """Every parameter under its name, in the dtype `source` stores it in."""
     reader = SafetensorsReader(source)
-    for leftover in target.glob("*.safetensors*"):
-        leftover.unlink()
     with ShardWriter(target) as writer:
         for name, parameter in hybrid.named_parameters():
             stored = reader.entry(name).dtype if name in reader else parameter.dtype

@@ -111,23 +111,30 @@ class Twins:
         sizes = {"q_head": len(twin.assignment.q_slots), "kv_head": len(twin.assignment.groups)}
         with torch.no_grad():
             for name, parameter in mixer.named_parameters():
-                tensor = self.reader.read(twin.prefix + name)
                 axis: RowAxis | None = mixer.row_layout.get(name)
-                if axis is not None:
-                    tensor = _cut(tensor, sizes[axis], rows[axis])
-                if tensor.shape != parameter.shape:
-                    raise HydraHeadError(
-                        f"tensor {twin.prefix + name!r} has shape {list(tensor.shape)} when cut, "
-                        f"{list(parameter.shape)} is needed",
-                        where=self.directory,
-                        mend="align the twins again",
-                    )
-                parameter.copy_(tensor)
+                if axis is None:
+                    parameter.copy_(self._read(twin.prefix + name, tuple(parameter.shape)))
+                    continue
+                per_head, *rest = parameter.unflatten(0, (len(rows[axis]), -1)).shape[1:]
+                tensor = self._read(twin.prefix + name, (sizes[axis] * per_head, *rest))
+                parameter.copy_(_cut(tensor, sizes[axis], rows[axis]))
 
     def gamma(self, layer: int) -> Tensor | None:
         """The fusion scalars of a layer, by teacher slot (q_heads); None if the layer has none."""
         name = f"model.layers.{layer}.self_attn.fusion.gamma"
-        return self.reader.read(name) if name in self.reader else None
+        if name not in self.reader:
+            return None
+        return self._read(name, (self.config.num_attention_heads,))
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        stored = self.reader.entry(name).shape
+        if stored != shape:
+            raise HydraHeadError(
+                f"tensor {name!r} has shape {list(stored)}, {list(shape)} is needed",
+                where=self.directory,
+                mend="align the twins again",
+            )
+        return self.reader.read(name)
 
     def _useless(self, plan: HeadPlan) -> HydraHeadError:
         wanted, held = (

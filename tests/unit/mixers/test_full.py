@@ -99,8 +99,7 @@ def test_long_chunks_go_block_by_block(padded: bool, monkeypatch: pytest.MonkeyP
         return attend(q, k, v, attn_mask=attn_mask, **settings)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
-    monkeypatch.setattr(full, "DENSE_TOKENS", 5)
-    monkeypatch.setattr(full, "BLOCK_TOKENS", 4)
+    monkeypatch.setattr(full, "DENSE_TOKENS", 4)
     state, pieces = mixer.init_state(2, capacity=None, device=hidden.device, dtype=hidden.dtype), []
     for start, stop in ((0, 9), (9, 30)):
         past = torch.where(valid, positions, -1)[:, :start] if start else None

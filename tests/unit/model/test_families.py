@@ -205,7 +205,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": LONGROPE | {"long_factor": [1.0]}},
         "rope_parameters.long_factor is [1.0], not a list of 4 positive numbers",
     ),
-    "odd heads": ("llama", {"head_dim": 7}, "even rotary dimension"),
+    "odd heads": ("llama", {"head_dim": 7}, "an even"),
     "padding token": ("mistral", {"pad_token_id": 67}, "pad_token_id is 67, not a token"),
     "wrong type": ("llama", {"hidden_size": "32"}, "hidden_size"),
     "kv_heads do not divide": ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_teachers import save_teacher
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.generation import GeneratedText, encode_prompt, generate_text
 from hydrahead.model.loading import load_model, load_tokenizer
+from tiny_teachers import save_teacher
 
 PROMPT = " ".join(f"w{i % 60}" for i in range(3, 40))
 

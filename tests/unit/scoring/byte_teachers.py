@@ -2,6 +2,7 @@
 for them."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -16,9 +17,9 @@ EASY = {
 """Few and short probes."""
 
 
-def byte_teacher(directory: Path, family: str = "qwen3", *, seed: int = 2) -> Path:
+def byte_teacher(directory: Path, family: str = "qwen3", *, seed: int = 2, **changes: Any) -> Path:
     """A checkpoint directory with a context of 256 tokens."""
-    config = tiny_config(family, num_hidden_layers=2, vocab_size=260)
+    config = tiny_config(family, num_hidden_layers=2, vocab_size=260, **changes)
     tiny_model(config, seed=seed).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory

@@ -8,6 +8,7 @@ Substitution sees that one, and not a look-up by orthogonal keys, which a linear
 well.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -183,3 +184,9 @@ def substitution(*, unit: str, twins: HydraForCausalLM | None = None) -> np.ndar
 def test_retrieval_needs_a_model_that_recalls() -> None:
     with pytest.raises(HydraHeadError, match="cannot do the probes"):
         make_scorer("retrieval").score_on(run_of(hand_built(1)), probe_set([chain_sample(2)]))
+
+
+def test_retrieval_needs_tasks_that_copy() -> None:
+    sample = dataclasses.replace(chain_sample(1), evidence=())
+    with pytest.raises(HydraHeadError, match="repeat no span"):
+        make_scorer("retrieval").score_on(run_of(hand_built(1)), probe_set([sample]))

@@ -165,6 +165,27 @@ def test_substitution_takes_twins_made_by_convert(teacher: Path, tmp_path: Path)
     assert not list(tmp_path.glob("more*"))
 
 
+def test_layers_with_a_window_of_their_own_are_not_substituted(tmp_path: Path) -> None:
+    from hydrahead.plan.geometry import ModelGeometry
+    from hydrahead.plan.head_plan import HeadPlan
+    from hydrahead.plan.specs.lightning import LightningSpec
+
+    windows = {
+        "use_sliding_window": True,
+        "sliding_window": 50,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    mixed = byte_teacher(tmp_path / "mixed", **windows)
+    plan = HeadPlan.uniform(ModelGeometry.from_pretrained(mixed), LightningSpec())
+    twins = convert(mixed, plan, tmp_path / "twins")
+    scores = run(mixed, tmp_path / "scores", "substitution", settings={"twins": str(twins)})
+    assert not scores.values[0].any()
+    assert scores.per_probe[:, 1].min() > 0
+    windowed = byte_teacher(tmp_path / "windowed", "mistral", sliding_window=50)
+    with pytest.raises(HydraHeadError, match="no unit can be given away"):
+        run(windowed, tmp_path / "none", "substitution", settings={"twins": str(twins)})
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
@@ -206,3 +227,12 @@ def test_every_method_has_settings_that_refuse_unknown_keys() -> None:
     for method in SCORERS:
         with pytest.raises(HydraHeadError, match=r"unknown key 'nonsense'|is missing"):
             make_scorer(method, {"nonsense": 1})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_on_a_gpu_are_those_of_the_cpu(teacher: Path, tmp_path: Path, method: str) -> None:
+    here = run(teacher, tmp_path / "cpu", method)
+    there = run(teacher, tmp_path / "gpu", method, device="cuda")
+    np.testing.assert_allclose(there.secondary, here.secondary, atol=1e-3)
+    np.testing.assert_allclose(there.per_probe, here.per_probe, atol=1e-2)

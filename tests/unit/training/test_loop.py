@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_fakes
+from safetensors import SafetensorError
 from training_fakes import CONFIG, CountedBatches, TinyLM, TinyObjective, at_call, run
 
 from hydrahead.core.errors import HydraHeadError
@@ -203,6 +205,16 @@ def test_interrupted_while_saving_it_ends_with_the_same_bits(straight, tmp_path,
     again, _ = run(tmp_path, dtype=dtype)
     assert same(model, again)
     assert stable(tmp_path) == metrics
+
+
+def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        run(tmp_path)
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_a_half_written_checkpoint_is_ignored(tmp_path, straight):

@@ -1,5 +1,7 @@
 import itertools
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from training_fakes import byte_tokenizer
@@ -10,7 +12,7 @@ from hydrahead.training.data.builtin import builtin_texts
 from hydrahead.training.data.hub import HubAddress
 from hydrahead.training.data.packing import PackedBatches
 from hydrahead.training.data.recall import RecallSource
-from hydrahead.training.data.sources import build_source
+from hydrahead.training.data.sources import build_source, local_paths
 
 TOKENIZER = byte_tokenizer()
 
@@ -114,6 +116,40 @@ def test_a_missing_library_is_named():
         pytest.skip("datasets is installed")
 
 
+class FakeStream:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def skip(self, count):
+        return FakeStream(self.rows[count:])
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def test_a_dataset_is_streamed_by_name(monkeypatch):
+    calls = []
+
+    def load_dataset(name, config, *, split, streaming):
+        calls.append((name, config, split, streaming))
+        if name == "no/such":
+            raise FileNotFoundError("no/such is not on the hub")
+        chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        return FakeStream([{"body": "one"}, {"body": "two"}, {"body": chat}])
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    source = build_source("hf:some/name:en:test:body", TOKENIZER, length=64).parts[0].source
+    assert calls[0] == ("some/name", "en", "test", True)
+    records = list(source.records(1))
+    assert TOKENIZER.decode(source.encode(records[0])[0].ids) == "<s>two</s>"
+    with pytest.raises(HydraHeadError, match="row 2: is a chat, but the tokenizer has no chat"):
+        source.encode(records[1])
+    with pytest.raises(HydraHeadError, match=r"hf:no/such: cannot be streamed \(no/such is not"):
+        build_source("hf:no/such", TOKENIZER, length=64)
+    with pytest.raises(HydraHeadError, match="row 0: has neither 'text'"):
+        build_source("hf:some/name", TOKENIZER, length=64)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -134,7 +170,9 @@ def test_weights_are_shares_of_tokens(tmp_path):
     one = write(tmp_path / "one.txt", "a" * 400)
     two = write(tmp_path / "two.txt", "b" * 300)
     mixture = build_source(f"{one}*0.75 + {two}*0.25", TOKENIZER, length=32)
-    assert mixture.paths == (one, two)
+    assert mixture.paths == local_paths(f"{one}*0.75 + {two}*0.25") == (one, two)
+    assert local_paths(one) == (one,)
+    assert local_paths("builtin") == ()
     batches = itertools.islice(PackedBatches(mixture, batch_size=4, length=32), 20)
     a, b = (TOKENIZER.convert_tokens_to_ids(letter) for letter in "ab")
     ids = [i for batch in batches for i in batch.input_ids.flatten().tolist()]

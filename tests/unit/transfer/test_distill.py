@@ -16,6 +16,7 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json
 from hydrahead.core.records import read_record
 from hydrahead.model.loading import load_model
+from hydrahead.model.shard_writer import ShardWriter
 from hydrahead.training import loop, memory
 from hydrahead.training.interrupts import TrainingInterrupted
 from hydrahead.training.metrics import read_metrics
@@ -155,6 +156,29 @@ def test_killed_while_saving_it_ends_with_the_same_bits(cases, repaired, tmp_pat
     assert not out.exists()
     repair(cases, out)
     assert same_weights(out, repaired)
+
+
+@pytest.mark.parametrize("method", ["_flush", "close"])
+def test_interrupted_while_writing_the_model_it_ends_with_the_same_bits(
+    cases, repaired, tmp_path, monkeypatch, method
+):
+    out = tmp_path / "out"
+
+    def stop(self, *args):
+        result = original(self, *args)
+        if "partial" in str(self.directory):
+            raise KeyboardInterrupt
+        return result
+
+    original = getattr(ShardWriter, method)
+    monkeypatch.setattr(ShardWriter, method, stop)
+    with pytest.raises(KeyboardInterrupt):
+        repair(cases, out)
+    assert not out.exists()
+    monkeypatch.undo()
+    repair(cases, out)
+    assert same_weights(out, repaired)
+    assert {p.name for p in out.iterdir()} == {p.name for p in repaired.iterdir()}
 
 
 def test_control_c_saves_and_says_how_to_go_on(cases, repaired, tmp_path, monkeypatch):

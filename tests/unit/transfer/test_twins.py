@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.loading import load_model
@@ -140,9 +141,19 @@ def _no_hybrid(teacher: Path, tmp_path: Path) -> tuple[Path, HeadPlan]:
     return teacher, HeadPlan.uniform(ModelGeometry.from_pretrained(teacher), GatedDeltaSpec())
 
 
+def _damaged(teacher: Path, tmp_path: Path) -> tuple[Path, HeadPlan]:
+    held = _make_twins(teacher, tmp_path / "twins", GatedDeltaSpec())
+    file = held / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.2.self_attn.mixers.0.gates.A_log"] = torch.zeros(3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return held, HeadPlan.uniform(ModelGeometry.from_pretrained(teacher), GatedDeltaSpec())
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
+        (_damaged, "A_log' has shape [3], [2] is needed"),
         (_other_settings, "conv_size=2, the plan's conv_size=4"),
         (_other_mixer, "these twins hold lightning and cannot serve a plan of gated_delta"),
         (_split_twins, "the plan runs kv_head 0 as one group"),

@@ -87,6 +87,12 @@ def build_source(spec: str | Path, tokenizer: Any, *, length: int, seed: int = 0
     return Mixture(parts=tuple(parts), pad_id=pad_id_of(tokenizer))
 
 
+def local_paths(spec: str | Path) -> tuple[Path, ...]:
+    """The files and folders on this machine that a specification names, as far as they exist."""
+    paths = (Path(text) for text, _ in _terms(str(spec)))
+    return tuple(path for path in paths if path.exists())
+
+
 def _terms(spec: str) -> list[tuple[str, float]]:
     if not spec.strip():
         raise HydraHeadError("no data was named", mend="give a path, builtin or hf:NAME")
