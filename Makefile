@@ -18,7 +18,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 WORKERS ?= 2
 TRANSFORMERS_VERSIONS := 5.16.1 5.17.0 newest
-export OMP_NUM_THREADS ?= 1
+# One thread per test process; the demo uses every core.
+unit test-gpu: export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # $(call make_venv,DIRECTORY): create a virtual environment unless a working one is there.

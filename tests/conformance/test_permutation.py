@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from hydrahead.mixers.build import build_mixer, mixer_shape
-from hydrahead.mixers.contract import HeadMixer, MixContext
+from hydrahead.mixers.contract import HeadMixer, MixContext, MixerShape, TeacherHeads
+from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.assignment import HeadGroup
+from hydrahead.plan.geometry import Unit
 from hydrahead.plan.grouping import assign_mixers
-from tiny_hybrids import GEOMETRY, PLANS, SPECS, assert_close, tiny_hybrid
+from hydrahead.plan.head_plan import HeadPlan, LayerPlan
+from hydrahead.plan.specs.full import FullSpec
+from hydrahead.plan.specs.window import WindowSpec
+from tiny_hybrids import GEOMETRY, PLANS, SPECS, assert_close, left_padded, tiny_hybrid
 
 SLOT_SPECS = [name for name, spec in SPECS.items() if spec.takes_slots]
 
@@ -83,16 +88,51 @@ def test_every_row_axis_is_named(name: str) -> None:
         assert grows == (key in whole.row_layout), key
 
 
+def teacher_heads(model: HydraForCausalLM, layer: int, shape: MixerShape) -> TeacherHeads:
+    """What a mixer of `shape` takes from an all-full model."""
+    source = model.model.layers[layer].self_attn.mixers[0].projections
+    rows = {
+        "q": list(shape.q_slots),
+        "k": [group.kv_head for group in shape.groups],
+        "v": [group.kv_head for group in shape.groups],
+    }
+    tensors = {}
+    for name, heads in rows.items():
+        linear = getattr(source, name)
+        tensors[f"{name}_weight"] = linear.weight.unflatten(0, (-1, shape.head_dim))[heads]
+        tensors[f"{name}_bias"] = linear.bias.unflatten(0, (-1, shape.head_dim))[heads]
+    return TeacherHeads(
+        **tensors, q_norm_weight=source.q_norm.weight, k_norm_weight=source.k_norm.weight
+    )
+
+
+SAME = (FullSpec(), WindowSpec(window=1000, sinks=0), WindowSpec(window=999, sinks=3))
+"""Three mixers that compute the teacher's attention on short rows."""
+ORDERS: dict[str, tuple[Unit, tuple[int, ...]]] = {
+    "kv_heads_in_order": ("kv_head", (0, 1)),
+    "kv_heads_turned": ("kv_head", (1, 0)),
+    "groups_torn": ("q_head", (0, 1, 1, 0, 1, 0)),
+    "three_ways": ("q_head", (2, 0, 1, 1, 2, 2)),
+    "group_taken_whole": ("q_head", (1, 1, 1, 0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
 @torch.no_grad()
-def test_slots_find_their_columns_of_the_output_projection() -> None:
-    """The layer puts every mixer's heads back in the teacher's slots."""
-    model = tiny_hybrid(PLANS["everything-q_head"])
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        width = GEOMETRY.head_dim
-        marks = [torch.tensor(mixer.shape.q_slots) for mixer in attention.mixers]
-        outputs = [slots.double()[None, None, :, None].expand(1, 1, -1, width) for slots in marks]
-        fusion, attention.fusion = attention.fusion, None
-        heads = attention._fuse(outputs)
-        attention.fusion = fusion
-        assert heads[0, 0, :, 0].tolist() == list(range(GEOMETRY.num_q_heads))
+def test_heads_shared_out_among_equal_mixers_compute_the_teacher(name: str) -> None:
+    """Every head keeps its weights and its columns of the output projection, whoever runs it."""
+    unit, choice = ORDERS[name]
+    layer_plan = LayerPlan(units=tuple(SAME[i] for i in choice))
+    plan = HeadPlan(geometry=GEOMETRY, unit=unit, layers=(layer_plan,) * GEOMETRY.num_layers)
+    teacher, hybrid = tiny_hybrid(PLANS["full-0-everywhere"]), tiny_hybrid(plan, seed=9)
+    for key, parameter in hybrid.named_parameters():
+        if ".mixers." not in key:
+            parameter.copy_(teacher.get_parameter(key))
+    for layer, block in enumerate(hybrid.model.layers):
+        assert len(block.self_attn.mixers) == len(set(choice))
+        for mixer in block.self_attn.mixers:
+            mixer.init_from_teacher(teacher_heads(teacher, layer, mixer.shape))
+    ids, mask = left_padded()
+    padded = [model(ids, attention_mask=mask).logits[mask.bool()] for model in (hybrid, teacher)]
+    assert_close(*padded)
+    assert_close(hybrid(ids).logits, teacher(ids).logits)

@@ -1,17 +1,17 @@
 """What every mixer shares: its shape, the teacher's tensors it starts from, its state, its forward.
 
-A mixer turns a layer's hidden states into the outputs of some q_heads. It never sees the plan, the cache or
-the model: it gets a shape when it is built, a `MixContext` and its own state when it runs. A state is a
-value: `forward` returns a new one and leaves the old one as it was, except for a state made with
-`capacity`, whose storage is written in place (inference only).
+A mixer turns a layer's hidden states into the outputs of some q_heads. It never sees the plan, the
+cache or the model: it gets a shape when it is built, a `MixContext` and its own state when it runs.
+A state is a value: `forward` returns a new one and leaves the old one as it was, except for a state
+made with `capacity`, whose storage is written in place (inference only).
 
-Axis letters in the shapes: b batch, t new tokens, p cached columns, d hidden size, h q_heads of this mixer
-in mixer order, n its groups (kv_heads), e head_dim.
+Axis letters in the shapes: b batch, t new tokens, p cached columns, d hidden size, h q_heads of
+this mixer in mixer order, n its groups (kv_heads), e head_dim.
 """
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -80,9 +80,10 @@ class TeacherHeads:
 class MixContext:
     """What one forward pass knows of its tokens; built once, read by every mixer.
 
-    `positions` counts within the document and is clamped at 0 for padding. `past_positions` holds the same
-    for the cached columns, -1 where a cached column is padding. `valid` is None when every new token is
-    real. `documents` (ids, non-decreasing in a row) is given only for packed rows, and never with a cache.
+    `positions` counts within the document and is clamped at 0 for padding. `past_positions` holds
+    the same for the cached columns, -1 where a cached column is padding. `valid` is None when every
+    new token is real. `documents` (ids, non-decreasing in a row) is given only for packed rows, and
+    never with a cache.
     """
 
     positions: Int[Tensor, "b t"]
@@ -100,8 +101,8 @@ class MixContext:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerState(ABC):
-    """What a mixer remembers between forwards. Subclasses are frozen dataclasses of batch-first tensors."""
+class MixerState:
+    """What a mixer remembers between forwards: a frozen dataclass of batch-first tensors."""
 
     can_truncate: ClassVar[bool] = False
     """Whether the newest tokens can be dropped again (softmax yes, recurrent no)."""
@@ -131,7 +132,7 @@ class MixerState(ABC):
         """The state after only the first `length` tokens."""
         raise NotImplementedError(f"{type(self).__name__} cannot drop tokens it has absorbed")
 
-    def _map(self, function) -> Self:  # type: ignore[no-untyped-def]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changed = {name: function(tensor) for name, tensor in self.tensors().items()}
         return dataclasses.replace(self, **changed)
 
@@ -142,9 +143,9 @@ class HeadMixer(nn.Module, ABC):
     row_layout: ClassVar[Mapping[str, RowAxis]] = {}
     """Parameter name (as in `named_parameters`) -> which heads its leading axis is split into.
 
-    The leading axis of such a parameter is heads * rows, heads in mixer order (q_heads, or groups for
-    "kv_head"). A parameter that is not listed is shared by all heads. This is all that is needed to cut a
-    twin to other groups, and to permute heads.
+    The leading axis of such a parameter is heads * rows, heads in mixer order (q_heads, or groups
+    for "kv_head"). A parameter that is not listed is shared by all heads. This is all that is
+    needed to cut a twin to other groups, and to permute heads.
     """
 
     def __init__(self, spec: MixerSpec, shape: MixerShape) -> None:
@@ -154,16 +155,16 @@ class HeadMixer(nn.Module, ABC):
 
     @abstractmethod
     def init_from_teacher(self, teacher_heads: TeacherHeads) -> None:
-        """Set every parameter so that the mixer starts as close to the teacher's heads as it can."""
+        """Set every parameter so that the mixer starts close to the teacher's heads."""
 
     @abstractmethod
     def init_state(
         self, batch: int, *, capacity: int | None, device: torch.device, dtype: torch.dtype
     ) -> MixerState:
-        """An empty state; with `capacity` (tokens) its storage is allocated once and written in place."""
+        """An empty state; `capacity` (tokens) allocates its storage once, written in place."""
 
     @abstractmethod
     def forward(
         self, hidden: Float[Tensor, "b t d"], context: MixContext, state: MixerState | None
     ) -> tuple[Float[Tensor, "b t h e"], MixerState | None]:
-        """Outputs of this mixer's q_heads in mixer order, and the next state (None if none was given)."""
+        """Outputs of the q_heads in mixer order, and the next state (None if none was given)."""

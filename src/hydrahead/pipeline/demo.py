@@ -1,5 +1,4 @@
-"""The demo: does scoring the heads pay? On the bundled teacher, in minutes, with nothing
-precomputed.
+"""The demo: does scoring the heads pay? On the bundled teacher, with nothing precomputed.
 
 One plan keeps the heads that score best; the control keeps as many chosen by chance: the median of
 five random plans, ranked by how far the teacher with the aligned twins in place drifts from itself

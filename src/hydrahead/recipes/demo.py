@@ -44,14 +44,14 @@ def demo(teacher: str | Path = SMALL_TEACHER, device: str = "cpu", seed: int = 0
                         "batch_size": 8,
                         "accumulation": 1,
                         "length": 256,
-                        "lr": 1e-3,
+                        "lr": 4e-4,
                         "warmup_steps": 10,
                     }
                 },
             ),
         ),
         evaluation=EvaluateStep(
-            tasks=("niah_single", "niah_multikey:keys=2"),
+            tasks=("niah_single", "niah_multikey:keys=4"),
             lengths=(512,),
             samples=64,
             batch_size=16,

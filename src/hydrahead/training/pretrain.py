@@ -10,7 +10,7 @@ import lzma
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -74,18 +74,18 @@ class PretrainRun(BaseModel):
 
 
 class DenseNextToken(Objective):
-    """Next-token cross-entropy on rows that hold one document each, so that attention is plainly
-    causal.
-    """
+    """Next-token cross-entropy on rows of one document each: attention is plainly causal."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
     def __call__(self, batch: Batch) -> ObjectiveOutput:
+        """The summed loss of a batch."""
         targets = Targets.of(batch)
         body = self._model.base_model
         hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         head = self._model.get_output_embeddings()
+        assert head is not None
         loss, right = chunked_cross_entropy(targets.rows(hidden), head.weight, None, targets)
         return ObjectiveOutput(loss=loss, weight=targets.weight, sums={"right": right})
 
@@ -124,9 +124,7 @@ def recall_texts(tasks: Iterable[str], *, length: int = 4000) -> Iterator[str]:
 
 
 def key_texts() -> Iterator[str]:
-    """Every key often enough to become a single token, so that finding a key is one step of
-    attention.
-    """
+    """Every key often enough to become one token: finding it is one step of attention."""
     for number in range(KEY_REPEATS):
         rng = generator(0, "bpe", "keys", number)
         yield "".join(f" {key}" for key in rng.sample(KEYS, len(KEYS)))
@@ -212,7 +210,8 @@ def pretrain(
             seed=run.train.seed,
         )
         model = build_model(run.shape, tokenizer, run.train.seed)
-        model.to(device=device, dtype=getattr(torch, run.train.dtype))
+        body = cast(torch.nn.Module, model)
+        body.to(device=device, dtype=getattr(torch, run.train.dtype))
         with Progress() as progress:
             train(
                 model,
@@ -224,6 +223,7 @@ def pretrain(
                 label="pretrain",
             )
         shutil.copy(work.scratch / "metrics.jsonl", work.directory)
-        model.to(torch.bfloat16).save_pretrained(work.directory)
+        body.to(torch.bfloat16)
+        model.save_pretrained(work.directory)
         tokenizer.save_pretrained(work.directory)
     return out
