@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hydrahead.mixers.build import build_mixer, mixer_shape
-from hydrahead.mixers.contract import HeadMixer, MixContext, MixerShape, MixerState
+from hydrahead.mixers.contract import MixContext, MixerShape, MixerState
 from hydrahead.mixers.head_order import runs_of, take_heads
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.configuration import HydraConfig
@@ -93,8 +93,8 @@ class HydraAttention(nn.Module):
         heads = take_heads(heads, self._sources)
         return heads if self.fusion is None else self.fusion(heads)
 
-    def _all(self) -> list[HeadMixer]:
-        return [*self.mixers, *self.parallel]  # type: ignore[list-item]
+    def _all(self) -> list[nn.Module]:
+        return [*self.mixers, *self.parallel]
 
 
 def _shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:
