@@ -51,7 +51,7 @@ def demo(teacher: str | Path = SMALL_TEACHER, device: str = "cpu", seed: int = 0
             ),
         ),
         evaluation=EvaluateStep(
-            tasks=("niah_single", "niah_multikey:keys=4"),
+            tasks=("niah_single", "niah_multikey", "niah_multivalue", "niah_multiquery"),
             lengths=(512,),
             samples=64,
             batch_size=16,
