@@ -137,7 +137,27 @@ class MixerState:
         return dataclasses.replace(self, **changed)
 
 
-class HeadMixer(nn.Module, ABC):
+class Mixer(nn.Module, ABC):
+    """What head mixers and parallel mixers share: a state, and a forward over a layer's input."""
+
+    @abstractmethod
+    def init_state(
+        self, batch: int, *, capacity: int | None, device: torch.device, dtype: torch.dtype
+    ) -> MixerState:
+        """An empty state; `capacity` (tokens) allocates its storage once, written in place."""
+
+    @abstractmethod
+    def forward(
+        self, hidden: Float[Tensor, "b t d"], context: MixContext, state: MixerState | None
+    ) -> tuple[Tensor, MixerState | None]:
+        """The output, and the next state (None if none was given)."""
+
+
+class ParallelMixer(Mixer):
+    """A mixer with heads and a projection of its own: its output [b t d] is added after W_o."""
+
+
+class HeadMixer(Mixer):
     """Base of every mixer that takes slots. `spec` and `shape` say everything about it."""
 
     row_layout: ClassVar[Mapping[str, RowAxis]] = {}
@@ -156,12 +176,6 @@ class HeadMixer(nn.Module, ABC):
     @abstractmethod
     def init_from_teacher(self, teacher_heads: TeacherHeads) -> None:
         """Set every parameter so that the mixer starts close to the teacher's heads."""
-
-    @abstractmethod
-    def init_state(
-        self, batch: int, *, capacity: int | None, device: torch.device, dtype: torch.dtype
-    ) -> MixerState:
-        """An empty state; `capacity` (tokens) allocates its storage once, written in place."""
 
     @abstractmethod
     def forward(

@@ -7,12 +7,14 @@ The mixers' heads come out in mixer order and go back to the teacher's slots, so
 teacher's own.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hydrahead.mixers.build import build_mixer, mixer_shape
-from hydrahead.mixers.contract import MixContext, MixerShape, MixerState
+from hydrahead.mixers.contract import MixContext, Mixer, MixerShape, MixerState
 from hydrahead.mixers.head_order import runs_of, take_heads
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.configuration import HydraConfig
@@ -93,8 +95,8 @@ class HydraAttention(nn.Module):
         heads = take_heads(heads, self._sources)
         return heads if self.fusion is None else self.fusion(heads)
 
-    def _all(self) -> list[nn.Module]:
-        return [*self.mixers, *self.parallel]
+    def _all(self) -> list[Mixer]:
+        return cast(list[Mixer], [*self.mixers, *self.parallel])
 
 
 def _shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from hydrahead.core.errors import HydraHeadError, did_you_mean
+from hydrahead.core.hub import fetch_model
 from hydrahead.core.jsonio import read_json
 from hydrahead.plan.checkpoint_families import FAMILY_RULES
 from hydrahead.plan.problems import is_integer, is_object, validated
@@ -176,37 +177,13 @@ def _config_path(model: str | Path) -> Path:
                 "the directory holds no config.json", where=directory, mend="name a model directory"
             )
         return path
-    if isinstance(model, Path) or directory.exists() or not _could_be_hub_name(model):
+    if directory.exists():
         raise HydraHeadError(
-            "no such model directory",
-            where=model,
-            mend="name a model directory or a Hugging Face model",
+            "a file, not a model directory", where=model, mend="give its directory"
         )
-    # Imported here: reading a local directory must not need the hub client.
-    from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(model, "config.json"))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise HydraHeadError(
-            f"no directory and no Hugging Face model of this name could be read ({reason[0]})",
-            where=model,
-            mend="check the name, the network and, for gated models, that you are logged in",
-        ) from None
+    return fetch_model(model, ("config.json",)) / "config.json"
 
 
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _could_be_hub_name(model: str) -> bool:
-    """At most one slash and nothing that only a path has."""
-    return (
-        bool(model)
-        and model.count("/") <= 1
-        and not model.startswith((".", "/", "~"))
-        and "\\" not in model
-    )

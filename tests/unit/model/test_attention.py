@@ -6,19 +6,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.mixers.contract import MixContext, MixerState
+from hydrahead.mixers.contract import MixContext, MixerState, ParallelMixer
 from hydrahead.model.modeling import HydraForCausalLM
 from tiny_hybrids import GEOMETRY, PLANS, assert_close, hydra_config, tiny_hybrid, tokens
 
 PLAN = PLANS["everything-q_head"]
 
 
-class Constant(nn.Module):
+class Constant(ParallelMixer):
     """A parallel mixer: adds the same vector everywhere, remembers nothing of interest."""
 
     def __init__(self) -> None:
         super().__init__()
         self.vector = nn.Parameter(torch.randn(GEOMETRY.hidden_size, dtype=torch.float64))
+
+    def init_state(
+        self, batch: int, *, capacity: int | None, device: torch.device, dtype: torch.dtype
+    ) -> MixerState:
+        return MixerState()
 
     def forward(
         self, hidden: Tensor, context: MixContext, state: MixerState | None

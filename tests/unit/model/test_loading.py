@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.model import hub
 from hydrahead.model.loading import (
     load_any_causal_lm,
     load_model,
@@ -172,7 +171,7 @@ def test_a_hub_name_fetches_weights_and_tokenizer_but_no_code(
         asked.update(settings, name=name)
         return str(teacher)
 
-    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert resolve_model_dir("someone/model") == teacher
     assert asked["name"] == "someone/model"
     assert not any("py" in pattern or "bin" in pattern for pattern in asked["allow_patterns"])

@@ -146,9 +146,9 @@ def test_bad_places_are_named(tmp_path: Path) -> None:
     for model, word in (
         (tmp_path, "holds no config.json"),
         (tmp_path / "list", "holds no JSON object"),
-        (tmp_path / "missing", "no such model directory"),
-        ("./missing", "no such model directory"),
-        ("a/b/c", "no such model directory"),
+        (tmp_path / "missing", "no such directory"),
+        ("./missing", "no such directory"),
+        ("a/b/c", "no such directory"),
         ("nobody/nothing-of-this-name", "Hugging Face"),
     ):
         with pytest.raises(HydraHeadError, match=word):
