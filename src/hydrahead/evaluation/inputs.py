@@ -18,6 +18,8 @@ from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.plan.scores import HeadScores
 
 _METRICS_NAME = "metrics.jsonl"
+_STAGE_LOGS = "training/*.jsonl"
+"""What `distill` keeps of each stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +104,12 @@ def _read_plan(path: Path, inputs: ReportInputs) -> bool:
 def _read_logs(path: Path, inputs: ReportInputs) -> bool:
     if not path.is_dir():
         return False
-    files = sorted(file for file in path.rglob(_METRICS_NAME) if "checkpoints" not in file.parts)
+    found = [file for file in path.rglob(_METRICS_NAME) if "checkpoints" not in file.parts]
+    files = sorted([*found, *path.glob(_STAGE_LOGS)])
     known = {log.name for log in inputs.logs}
     for file in files:
-        inner = "/".join(file.relative_to(path).parts[:-1])
-        name = f"{path.name}/{inner}" if inner else path.name
+        stage = () if file.name == _METRICS_NAME else (file.stem,)
+        name = "/".join((path.name, *file.relative_to(path).parent.parts, *stage))
         lines = tuple(_metrics(file))
         if name not in known and lines:
             inputs.logs.append(TrainingLog(name=name, lines=lines))
