@@ -349,7 +349,7 @@ def run(
     force: option.Force = False,
     json: option.Json = False,
 ) -> Outcome:
-    """Do the whole path: score, plan, convert, distill, evaluate, report.
+    """Do the whole path of a recipe, from scores to the report.
 
     A recipe's own settings are given as --set teacher=DIR --set data=SOURCE.
     """
@@ -369,7 +369,7 @@ def demo(
     force: option.Force = False,
     json: option.Json = False,
 ) -> Outcome:
-    """Do the whole path on the bundled small teacher, in minutes on two CPU cores."""
+    """Do the whole path on the small bundled model, in minutes."""
     from hydrahead.pipeline.demo import summary_outcome
     from hydrahead.recipes.table import build_recipe
 

@@ -76,9 +76,9 @@ def verb(app: typer.Typer, *, name: str | None = None) -> Callable[[Verb], Verb]
             if as_json:
                 print(json.dumps(outcome.data, ensure_ascii=False, allow_nan=False), file=stdout)
                 return
-            console = Console(file=stdout, soft_wrap=True, highlight=False)
-            for line in outcome.lines:
-                console.print(line, markup=False)
+            console = Console(file=stdout, highlight=False)
+            for line in outcome.lines:  # a file or pipe gets every line whole
+                console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
         app.command(name or function.__name__)(run)
         return function

@@ -1,6 +1,7 @@
 """What the documents tell people to type works: Python blocks run, command lines parse."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,8 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_results_page_is_what_its_files_say() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks" / "results_page.py"))["page"]()
+    assert (ROOT / "docs" / "results" / "README.md").read_text() == made

@@ -68,14 +68,16 @@ def draw_scores(scores: HeadScores) -> RenderableType:
         f"{scores.geometry.num_q_heads} q_heads; at the right each layer's largest"
     )
     facts = [f"largest {largest:.4g}", f"exactly zero {scores.zero_fraction:.1%}"]
+    reliability: list[str] = []
     for name, value in (
         ("split-half reliability", scores.split_half_reliability),
         ("of non-zero heads", scores.split_half_non_zero),
     ):
         if value is not None:
-            facts.append(f"{name} {value:.3f}")
+            reliability.append(f"{name} {value:.3f}")
     legend = Text(". zero   0-9 tenths of the largest   - below zero")
-    return Group(title, _grid(rows), legend, Text(", ".join(facts)))
+    lines = [Text(", ".join(line)) for line in (facts, reliability) if line]
+    return Group(title, _grid(rows), legend, *lines)
 
 
 def draw_cost(
