@@ -76,9 +76,9 @@ def long_context() -> list[str]:
         "",
         *table(["", "teacher", "hybrid"], rows),
         "",
-        "Decoding of the hybrid is slower although it reads an eighth of the bytes. It has not been
-        " "profiled on a GPU yet; launches are the suspect (a hybrid layer makes 2.4 times as many "
-        "tensor calls as a full one), and CUDA graphs the known cure.",
+        "Decoding of the hybrid is slower although it reads an eighth of the bytes. It has not "
+        "been profiled on a GPU yet; launches are the suspect (a hybrid layer makes 2.4 times as "
+        "many tensor calls as a full one), and CUDA graphs the known cure.",
     ]
 
 
@@ -106,8 +106,8 @@ def page() -> str:
     head = [
         "# Results",
         "",
-        "Made by `python benchmarks/results_page.py` from the JSON files in this folder, which
-        hold", "command, commit, hardware and n.",
+        "Made by `python benchmarks/results_page.py` from the JSON files in this folder, which",
+        "hold command, commit, hardware and n.",
     ]
     parts = [head, kernels(), long_context(), small_teacher()]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"

@@ -11,6 +11,9 @@ from hydrahead.cli_frame import Outcome
 from hydrahead.core.artefacts import artefact_kind, read_record
 from hydrahead.core.errors import HydraHeadError
 
+_LINE_WIDTH = 80
+_MEAN_WIDTH = len("0.000 (0.000)")
+
 
 def inspect_anything(path: str) -> Outcome:
     """A plan, scores, an evaluation, a hybrid, a checkpoint or a Hugging Face name.
@@ -109,26 +112,41 @@ def evaluation_outcome(path: Path) -> Outcome:
     from hydrahead.evaluation.results import all_tasks, read_results
 
     results = read_results(path)
-    tasks = all_tasks(results.models)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("task")
-    for model in results.models:
-        table.add_column(model.name, justify="right", overflow="fold")
     scores: dict[str, dict[str, Any]] = {model.name: {} for model in results.models}
-    for task in tasks:
-        row: list[str] = []
+    cells: dict[str, dict[str, str]] = {}
+    for task in all_tasks(results.models):
         for model in results.models:
             summary = model.summary(task)
             scores[model.name][task] = None if summary is None else summary.model_dump(mode="json")
-            row.append("-" if summary is None else _mean(summary))
-        table.add_row(task, *row)
+            cells.setdefault(task, {})[model.name] = "-" if summary is None else _mean(summary)
     for model in results.models:
         if model.position_loss is not None:
-            scores[model.name]["perplexity"] = model.position_loss.perplexity
+            perplexity = model.position_loss.perplexity
+            scores[model.name]["perplexity"] = perplexity
+            cells.setdefault("perplexity", {})[model.name] = f"{perplexity:.4g}"
     lengths = ", ".join(map(str, results.settings.lengths))
     note = f"mean score and its standard error over lengths {lengths} and all depths"
-    lines: list[RenderableType] = [table, note]
+    lines: list[RenderableType] = [_score_table(cells, list(scores)), note]
     return Outcome(data={"results": str(path), "models": scores}, lines=lines)
+
+
+def _score_table(cells: Mapping[str, Mapping[str, str]], models: list[str]) -> Table:
+    """A column per model where 80 characters hold them all, else a line per task and model."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task", overflow="fold")
+    width = max(map(len, cells)) + sum(2 + max(len(model), _MEAN_WIDTH) for model in models)
+    if width <= _LINE_WIDTH:
+        for model in models:
+            table.add_column(model, justify="right")
+        for task, row in cells.items():
+            table.add_row(task, *(row[model] for model in models))
+        return table
+    table.add_column("model", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    for task, row in cells.items():
+        for number, model in enumerate(models):
+            table.add_row("" if number else task, model, row[model])
+    return table
 
 
 def _mean(summary: Any) -> str:

@@ -25,18 +25,21 @@ def write_report(dirs: Sequence[Path | str], out: Path | str, *, title: str | No
         dirs: artefacts: evaluations (several are put side by side), scores, plan.json files, model
             directories with a training log or a plan. Training logs of evaluated models are found
             by themselves.
-        out: the HTML file; replaced if it is there.
+        out: the HTML file; a page that is there is replaced.
         title: the page's heading.
 
     Returns:
         `out`.
 
     Raises:
-        HydraHeadError: a path that is missing or holds nothing to show, or `out` is a directory.
+        HydraHeadError: a path that is missing or holds nothing to show, or `out` is
+            something else than a page.
     """
     out = Path(out)
     if out.is_dir():
         raise HydraHeadError("is a directory", where=out, mend="name a file such as report.html")
+    if out.exists() and not out.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise HydraHeadError("exists and is no HTML page", where=out, mend="choose another --out")
     page = build_page(gather(dirs), title=title)
     environment = Environment(
         loader=PackageLoader("hydrahead.evaluation", "templates"),
