@@ -188,7 +188,7 @@ def distill(
     length: option.RowLength = None,
     settings: option.Settings = None,
     device: option.Device = "auto",
-    dtype: option.Dtype = "float32",
+    dtype: option.TrainDtype = "float32",
     batch_size: option.RowBatch = None,
     seed: option.Seed = 0,
     force: option.Force = False,
@@ -198,13 +198,20 @@ def distill(
 
     Training settings of a stage are given as --set align.tokens=100000000 --set distill.lr=1e-4.
     """
+    from hydrahead.core.errors import HydraHeadError
     from hydrahead.core.jsonio import read_json, validate
+    from hydrahead.training.config import TrainConfig
     from hydrahead.transfer.distill import distill as distill_model
     from hydrahead.transfer.stage_base import DistillConfig
 
     everywhere = {"batch_size": batch_size, "length": length}
     shared = {name: value for name, value in everywhere.items() if value is not None}
     given = assignments(settings)
+    for name in given.keys() & (
+        TrainConfig.model_fields.keys() - DistillConfig.model_fields.keys()
+    ):
+        mend = f"name the stage, for example --set distill.{name}=..."
+        raise HydraHeadError(f"{name!r} is a setting of a stage", where="--set", mend=mend)
     by_stage = {name: value for name, value in given.items() if isinstance(value, dict)}
     config = {
         **{name: value for name, value in given.items() if name not in by_stage},

@@ -143,13 +143,18 @@ def read_prompt(text: str | None, file: Path | None) -> str:
         HydraHeadError: Both, neither, or a file that is no text.
     """
     if (text is None) == (file is None):
-        raise HydraHeadError("give either --prompt or --prompt-file")
+        what = "no prompt was given" if text is None else "two prompts were given"
+        raise HydraHeadError(what, mend="give either --prompt or --prompt-file")
     if file is None:
         return text or ""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise HydraHeadError("is not a UTF-8 text file", where=file) from None
+        mend = "give a text file"
+        raise HydraHeadError("is not a UTF-8 text file", where=file, mend=mend) from None
+    except OSError as error:
+        mend = "check the path"
+        raise HydraHeadError(_words(error), where=file, mend=mend) from None
 
 
 def _number(text: str, kind: Callable[[str], Number]) -> Number:
@@ -173,4 +178,8 @@ def _usage(error: BaseException) -> str:
 
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{(error.strerror or str(error)).lower()}"
+    return f"{where}{_words(error)}"
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

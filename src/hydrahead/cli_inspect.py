@@ -10,6 +10,7 @@ from rich.table import Table
 from hydrahead.cli_frame import Outcome
 from hydrahead.core.artefacts import artefact_kind, read_record
 from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.records import refuse_half_done
 
 _LINE_WIDTH = 80
 _MEAN_WIDTH = len("0.000 (0.000)")
@@ -24,6 +25,7 @@ def inspect_anything(path: str) -> Outcome:
     here = Path(path)
     if not here.exists() and (path.count("/") != 1 or here.suffix == ".json"):
         raise HydraHeadError("no such file or directory", where=path, mend="check the path")
+    refuse_half_done(here)
     kind = artefact_kind(here) if here.exists() else None
     show = _SHOW.get(kind or "", _show_by_content)
     outcome = show(here if here.exists() else path)

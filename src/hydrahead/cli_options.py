@@ -13,6 +13,7 @@ Device = Annotated[
     str, Option(metavar="NAME", help="cpu, cuda, cuda:1; auto takes cuda if there is one.")
 ]
 Dtype = Annotated[str, Option(metavar="NAME", help="float32, bfloat16 or float16.")]
+TrainDtype = Annotated[str, Option("--dtype", metavar="NAME", help="float32 or bfloat16.")]
 BatchSize = Annotated[int, Option(metavar="N", min=1, help="Sequences run at once.")]
 Seed = Annotated[int, Option(metavar="N", help="Of everything that is random.")]
 Settings = Annotated[

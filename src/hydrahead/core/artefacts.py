@@ -9,23 +9,25 @@ Invariants: a finished artefact is reused only if kind, parents, configuration a
 its files are as they were written; nothing but an artefact is ever replaced, `force` or not.
 """
 
-import errno
 import os
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hydrahead.core.disk import disk_full_named, is_disk_full, unwritable_named
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json, validate, write_json
 from hydrahead.core.locks import exclusive
 from hydrahead.core.provenance import git_commit, library_versions
 from hydrahead.core.records import (
+    IDENTITY_NAME,
     RECORD_KEY,
     RECORD_NAME,
+    WORK_NAME,
     ArtefactRecord,
     Identity,
     artefact_kind,
@@ -49,7 +51,6 @@ __all__ = [
     "write_file_artefact",
 ]
 
-_WORK = ".work"
 _FORCE = "choose another --out, or pass --force to replace it"
 
 
@@ -73,14 +74,14 @@ class ArtefactWork:
     def scratch(self) -> Path:
         """A folder for progress files, kept for a resume and dropped at the end."""
         assert not self.reused, "a finished artefact has no scratch folder"
-        folder = self.directory / _WORK / "scratch"
+        folder = self.directory / WORK_NAME / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def resumable(self) -> bool:
         """Whether something is there that a resume can use."""
-        scratch = self.directory / _WORK / "scratch"
+        scratch = self.directory / WORK_NAME / "scratch"
         return self._marked or self.resumed or (scratch.is_dir() and any(scratch.iterdir()))
 
     def mark_resumable(self) -> None:
@@ -131,9 +132,10 @@ def open_artefact(
         yield ArtefactWork(out, reused=True)
         return
     partial = out.with_name(out.name + ".partial")
-    with _disk_full_named(out):
-        _make_work_folder(partial)
-        with exclusive(partial / _WORK / "lock", where=out):
+    new_parents = [parent for parent in out.parents if not parent.exists()]
+    with disk_full_named(out):
+        _make_work_folder(partial, out)
+        with exclusive(partial / WORK_NAME / "lock", where=out):
             if _can_reuse(out, identity, force=force):  # finished since we looked
                 shutil.rmtree(partial, ignore_errors=True)
                 yield ArtefactWork(out, reused=True)
@@ -146,9 +148,10 @@ def open_artefact(
                 _write_record(work, identity, seconds_before + time.monotonic() - started)
                 _publish(partial, out)
             except BaseException as error:
-                expected = isinstance(error, HydraHeadError) or _is_disk_full(error)
+                expected = isinstance(error, HydraHeadError) or is_disk_full(error)
                 if expected and not work.resumable:
                     shutil.rmtree(partial, ignore_errors=True)
+                    _remove_empty(new_parents)
                 else:
                     seconds = seconds_before + time.monotonic() - started
                     with suppress(OSError):  # the first error is the one to report
@@ -188,7 +191,7 @@ def write_file_artefact(
             raise HydraHeadError("exists with other content", where=path, mend=_FORCE)
         return
     record = _record(identity, digest, {}, {}, 0.0)
-    with _disk_full_named(path):
+    with unwritable_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {RECORD_KEY: record.model_dump(mode="json"), **payload})
 
@@ -203,23 +206,31 @@ def _can_reuse(out: Path, identity: Identity, *, force: bool) -> bool:
         return False
     record = read_record(out)
     _refuse_other(out, record.identity, identity)
-    shutil.rmtree(out / _WORK, ignore_errors=True)  # left by a kill right after the rename
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)  # left by a kill right after the rename
     if wrong := damage(out, record):
         raise HydraHeadError(f"was changed after it was made: {wrong}", where=out, mend=_FORCE)
     return True
 
 
-def _make_work_folder(partial: Path) -> None:
-    if partial.exists() and not (partial / _WORK).is_dir():
+def _make_work_folder(partial: Path, out: Path) -> None:
+    if partial.exists() and not (partial / WORK_NAME).is_dir():
         raise HydraHeadError("is in the way and is not ours", where=partial, mend="move it away")
-    (partial / _WORK).mkdir(parents=True, exist_ok=True)
+    with unwritable_named(out):
+        (partial / WORK_NAME).mkdir(parents=True, exist_ok=True)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that were made for an artefact that was not, innermost first."""
+    with suppress(OSError):  # something else is in there
+        for folder in folders:
+            folder.rmdir()
 
 
 def _resume_or_begin(
     partial: Path, identity: Identity, *, out: Path, force: bool
 ) -> tuple[bool, float]:
     """Whether half-done work of this identity is there, and the seconds already spent on it."""
-    where = partial / _WORK / "identity.json"
+    where = partial / WORK_NAME / IDENTITY_NAME
     if where.exists():
         begun = read_json(where)
         before = validate(Identity, begun["identity"], where=where)
@@ -232,16 +243,16 @@ def _resume_or_begin(
                 f"is half done by another command: {difference}", where=out, mend=mend
             )
     for entry in partial.iterdir():
-        if entry.name != _WORK:
+        if entry.name != WORK_NAME:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    shutil.rmtree(partial / _WORK / "scratch", ignore_errors=True)
+    shutil.rmtree(partial / WORK_NAME / "scratch", ignore_errors=True)
     _write_identity(partial, identity, 0.0)
     return False, 0.0
 
 
 def _write_identity(partial: Path, identity: Identity, wall_seconds: float) -> None:
     begun = {"identity": identity.model_dump(mode="json"), "wall_seconds": wall_seconds}
-    write_json(partial / _WORK / "identity.json", begun)
+    write_json(partial / WORK_NAME / IDENTITY_NAME, begun)
 
 
 def _write_record(work: ArtefactWork, identity: Identity, wall_seconds: float) -> None:
@@ -265,7 +276,7 @@ def _publish(partial: Path, out: Path) -> None:
     _flush(partial)
     partial.rename(out)
     _flush(out.parent)
-    shutil.rmtree(out / _WORK, ignore_errors=True)
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -305,18 +316,3 @@ def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
 def _not_ours(path: Path) -> HydraHeadError:
     mend = "choose another --out, or move it away"
     return HydraHeadError("exists and is not a hydrahead artefact", where=path, mend=mend)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def _disk_full_named(out: Path) -> Generator[None, None, None]:
-    try:
-        yield
-    except OSError as error:
-        if not _is_disk_full(error):
-            raise
-        mend = "free some space, or choose another --out, and run the same command"
-        raise HydraHeadError("no space left on the disk", where=out, mend=mend) from error

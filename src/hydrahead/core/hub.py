@@ -26,7 +26,7 @@ def fetch_model(model: str | Path, wanted: Sequence[str], *, unwanted: Sequence[
         raise _no_directory(model)
     # Imported here: a local directory must not need the hub client. `snapshot_download` rather
     # than `hf_hub_download`, which without a network tries six times before it gives up.
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from hydrahead.core.errors import HydraHeadError, did_you_mean
 
+_DAMAGED = "the file may be truncated or damaged: make it again"
+
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
@@ -29,11 +31,13 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise HydraHeadError("no such file", where=path, mend="check the path") from None
     except IsADirectoryError:
-        raise HydraHeadError("is a directory, a JSON file is needed", where=path) from None
+        raise HydraHeadError(
+            "is a directory, a JSON file is needed", where=path, mend="name the file"
+        ) from None
     except PermissionError:
-        raise HydraHeadError("permission denied", where=path) from None
+        raise HydraHeadError("permission denied", where=path, mend="make it readable") from None
     except UnicodeDecodeError:
-        raise HydraHeadError("is not a UTF-8 text file", where=path) from None
+        raise HydraHeadError("is not a UTF-8 text file", where=path, mend=_DAMAGED) from None
     return parse_json(text, where=path)
 
 
@@ -48,10 +52,11 @@ def parse_json(text: str, *, where: Path | str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         reason = "is empty" if not text.strip() else f"is not valid JSON ({error.msg}, {place})"
-        mend = "the file may be truncated or damaged: make it again"
-        raise HydraHeadError(reason, where=where, mend=mend) from None
+        raise HydraHeadError(reason, where=where, mend=_DAMAGED) from None
     except RecursionError:
-        raise HydraHeadError("is not usable JSON (nested too deeply)", where=where) from None
+        raise HydraHeadError(
+            "is not usable JSON (nested too deeply)", where=where, mend=_DAMAGED
+        ) from None
 
 
 def write_json(path: Path | str, obj: Any) -> None:
@@ -101,11 +106,11 @@ def validation_error(
     if first["type"] == "extra_forbidden" and first["loc"]:
         name = str(first["loc"][-1])
         known = tuple(model.model_fields) if len(first["loc"]) == 1 else ()
-        listed = f"known: {', '.join(known)}" if known else None
+        listed = f"known: {', '.join(known)}" if known else "leave it out"
         return HydraHeadError(
             f"unknown key {field!r}", where=where, mend=did_you_mean(name, known) or listed
         )
     if first["type"] == "missing":
-        return HydraHeadError(f"key {field!r} is missing", where=where)
+        return HydraHeadError(f"key {field!r} is missing", where=where, mend="add it")
     message = first["msg"].removeprefix("Value error, ")
     return HydraHeadError(f"{field}: {message}" if field else message, where=where)

@@ -20,6 +20,10 @@ from hydrahead.core.jsonio import read_json, validate
 FORMAT_VERSION = 1
 RECORD_NAME = "artifact.json"
 RECORD_KEY = "artifact"
+WORK_NAME = ".work"
+"""The folder in an artefact that is being made; it never becomes part of one."""
+IDENTITY_NAME = "identity.json"
+"""In there: what is being made."""
 
 
 class Identity(BaseModel):
@@ -106,12 +110,29 @@ def read_record(path: Path | str) -> ArtefactRecord:
 def artefact_kind(path: Path | str) -> str | None:
     """The kind of the artefact at `path`, or None if there is none (or not a readable one)."""
     path = Path(path)
-    if path.is_file() and path.suffix != ".json":
+    if path.is_file() and not _starts_as_json(path):  # gigabytes of weights are not read for this
         return None
     try:
         return read_record(path).kind
     except HydraHeadError:
         return None
+
+
+def _starts_as_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
+
+
+def refuse_half_done(path: Path | str) -> None:
+    """Refuse the folder of an artefact that is still being made, or was interrupted.
+
+    Raises:
+        HydraHeadError: `path` is such a folder.
+    """
+    path = Path(path)
+    if (path / WORK_NAME / IDENTITY_NAME).is_file() and not (path / RECORD_NAME).exists():
+        mend = "give the command that makes it once more, and it goes on"
+        raise HydraHeadError("is half done", where=path, mend=mend)
 
 
 def require_kind(path: Path | str, kind: str) -> ArtefactRecord:
@@ -161,9 +182,10 @@ def fingerprint(path: Path | str) -> str:
     plan.
 
     Raises:
-        HydraHeadError: There is nothing at `path`.
+        HydraHeadError: There is nothing at `path`, or a half-done artefact.
     """
     path = Path(path)
+    refuse_half_done(path)
     if path.is_dir() and (path / RECORD_NAME).is_file():
         return directory_payload(path)[0]
     if path.is_file() and path.suffix == ".json":

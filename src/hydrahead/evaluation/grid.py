@@ -75,7 +75,7 @@ def chosen_depths(depths: Sequence[float] | None, samples: int) -> tuple[float, 
         if not 0.0 <= depth <= 1.0:
             raise HydraHeadError(f"depth {depth} is outside 0 ... 1", mend="0 is the start")
     if not depths or len(set(depths)) < len(depths):
-        raise HydraHeadError("depths must be named, each once")
+        raise HydraHeadError("depths must be named, each once", mend="for instance 0,0.5,1")
     if len(depths) > samples:
         raise HydraHeadError(
             f"{samples} samples cannot be spread over {len(depths)} depths",

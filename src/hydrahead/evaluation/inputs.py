@@ -12,6 +12,7 @@ from typing import Any
 from hydrahead.core.artefacts import ArtefactRecord, artefact_kind, read_record
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import parse_json, read_json
+from hydrahead.core.records import refuse_half_done
 from hydrahead.evaluation.results import RESULTS_NAME, EvaluationResults, read_results
 from hydrahead.plan.files import read_plan
 from hydrahead.plan.head_plan import HeadPlan
@@ -61,6 +62,7 @@ def gather(paths: Sequence[Path | str]) -> ReportInputs:
     for path in map(Path, paths):
         if not path.exists():
             raise HydraHeadError("no such file or directory", where=path, mend="check the path")
+        refuse_half_done(path)
         found = [reader(path, inputs) for reader in _READERS]
         if not any(found):
             raise HydraHeadError(

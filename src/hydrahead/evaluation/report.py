@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hydrahead.core.disk import unwritable_named
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
 from hydrahead.evaluation.inputs import gather
@@ -49,8 +50,8 @@ def write_report(dirs: Sequence[Path | str], out: Path | str, *, title: str | No
         lstrip_blocks=True,
     )
     style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(
-        out, environment.get_template(_TEMPLATE).render(page=page, style=Markup(style)) + "\n"
-    )
+    text = environment.get_template(_TEMPLATE).render(page=page, style=Markup(style)) + "\n"
+    with unwritable_named(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
     return out

@@ -129,7 +129,7 @@ def _check_numbers(lengths: Sequence[int], samples: int, batch_size: int) -> Non
         )
     for name, value in (("samples", samples), ("batch_size", batch_size)):
         if value < 1:
-            raise HydraHeadError(f"{name} is {value}, at least 1 is needed")
+            raise HydraHeadError(f"{name} is {value}", mend="give at least 1")
 
 
 def _text(subject: Subject, settings: Settings, *, count: int) -> list[list[int]]:

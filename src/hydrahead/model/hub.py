@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.hub import fetch_model
+from hydrahead.core.records import refuse_half_done
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 """Weights as safetensors, configurations, tokenizer files, licences; never a pickle or code."""
@@ -20,10 +21,11 @@ def resolve_model_dir(model: str | Path) -> Path:
 
     Raises:
         HydraHeadError: neither a directory nor a name that can be fetched (unknown, gated, no
-            network).
+            network), or a directory that an interrupted command left half done.
     """
     path = Path(model).expanduser()
     if str(model) and path.is_dir():
+        refuse_half_done(path)
         return path
     if str(model) and path.exists():
         raise HydraHeadError("a file, not a model directory", where=path, mend="give its directory")

@@ -15,9 +15,10 @@ from hydrahead.core.seeds import derive_seed
 from hydrahead.evaluation.report import write_report
 from hydrahead.evaluation.runner import evaluate
 from hydrahead.model.hub import resolve_model_dir
+from hydrahead.pipeline.checks import check_run
 from hydrahead.pipeline.run import RunSettings
 from hydrahead.plan.files import write_plan
-from hydrahead.plan.geometry import ModelGeometry
+from hydrahead.plan.geometry import ModelGeometry, Unit
 from hydrahead.plan.make import make_plan
 from hydrahead.plan.scores import HeadScores, random_scores
 from hydrahead.scoring.run import score
@@ -40,7 +41,7 @@ class PlanStep(RunSettings):
     full_fraction: float | None = None
     kv_bytes: tuple[int, int] | None = None
     policy: str = "global_top"
-    unit: str = "kv_head"
+    unit: Unit = "kv_head"
     linear: str = "gated_delta"
     preset: str = "plain"
     min_per_layer: int | None = None
@@ -88,13 +89,18 @@ class ConversionRun(RunSettings):
 
 
 class Workbench:
-    """The steps of a conversion run, each an artefact below `out`."""
+    """The steps of a conversion run, each an artefact below `out`.
+
+    Raises:
+        HydraHeadError: a step that cannot work; see `checks.check_run`.
+    """
 
     def __init__(self, run: ConversionRun, out: Path, *, force: bool = False) -> None:
         self._run = run
         self._out = Path(out)
         self._force = force
         self.teacher = resolve_model_dir(run.teacher)
+        check_run(run, self.teacher, self._out)
 
     def scores(self) -> Path:
         """Scores of the teacher's q_heads."""

@@ -167,9 +167,11 @@ class HeadPlan(BaseModel, frozen=True, extra="forbid"):
         """Refuse a model this plan was not made for; `ModelGeometry.require_same` says how."""
         self.geometry.require_same(geometry, what="the plan", where=where)
 
-    def for_geometry(self, geometry: ModelGeometry) -> "HeadPlan":
+    def for_geometry(
+        self, geometry: ModelGeometry, *, where: str | Path | None = None
+    ) -> "HeadPlan":
         """This plan for `geometry`, which may differ from the plan's only in context length."""
-        self.require_geometry(geometry)
+        self.require_geometry(geometry, where=where)
         return HeadPlan(geometry=geometry, unit=self.unit, layers=self.layers)
 
     def to_dict(self) -> dict[str, Any]:

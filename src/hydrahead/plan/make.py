@@ -61,7 +61,8 @@ def make_plan(
     geometry = scores.geometry
     if not geometry.free_layers:
         raise HydraHeadError(
-            "every layer of the model has a sliding window of its own: there is nothing to plan"
+            "every layer of the model has a sliding window of its own: there is nothing to plan",
+            mend="leave the model as it is; its cache is bounded already",
         )
     minimum = _minimum(policy, rules, min_per_layer, unit, geometry, budget)
     items = rank_items(scores, unit, rules, minimum)

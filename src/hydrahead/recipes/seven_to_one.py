@@ -7,6 +7,7 @@ from hydrahead.pipeline.conversion import (
     RepairStep,
     ScoreStep,
 )
+from hydrahead.plan.geometry import Unit
 from hydrahead.transfer.stage_base import DistillConfig
 
 
@@ -15,7 +16,7 @@ def seven_to_one(
     data: str = "hf:HuggingFaceFW/fineweb-edu:sample-10BT:train:text",
     device: str = "cuda",
     preset: str = "plain",
-    unit: str = "kv_head",
+    unit: Unit = "kv_head",
 ) -> ConversionRun:
     """full_fraction 0.125 of a 2B-class checkpoint, in three stages.
 

@@ -4,7 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel, ValidationError, validate_call
+
 from hydrahead.core.errors import HydraHeadError, unknown_name
+from hydrahead.core.jsonio import validation_error
 from hydrahead.core.tables import Table
 from hydrahead.pipeline.run import Run
 
@@ -39,4 +42,7 @@ def build_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Run:
             raise HydraHeadError(
                 f"recipe {name!r} needs {key!r}", mend=f"give --set {key}=... on the command line"
             )
-    return recipe(**given)
+    try:
+        return validate_call(recipe)(**given)
+    except ValidationError as error:
+        raise validation_error(error, model=BaseModel, where=f"recipe {name!r}") from None

@@ -41,7 +41,7 @@ def load_twins(
         attn_implementation=teacher.config._attn_implementation or "sdpa",
     )
     plan = twins.config.head_plan
-    plan.require_geometry(geometry, where=directory)
+    plan.geometry.require_same(geometry, what="the set of twins", where=directory)
     own = teacher.config.head_plan
     for layer in geometry.free_layers:
         kept = [

@@ -57,7 +57,9 @@ class AlignStage(Stage):
         """
         assert teacher is not None
         plan = hybrid.config.head_plan
-        plan.require_geometry(teacher.config.head_plan.geometry, where="the teacher")
+        plan.geometry.require_same(
+            teacher.config.head_plan.geometry, what="the hybrid", where="the teacher"
+        )
         layers = replaced_layers(hybrid, teacher.config.head_plan)
         if not layers:
             mend = "leave align out of the stages"

@@ -66,7 +66,7 @@ def convert(
     source = resolve_model_dir(model)
     teacher = open_teacher(source)
     chosen = plan if isinstance(plan, HeadPlan) else read_plan(plan)
-    chosen = chosen.for_geometry(teacher.geometry)
+    chosen = chosen.for_geometry(teacher.geometry, where=plan if isinstance(plan, Path) else None)
     held = None if twins is None else Twins(Path(twins))
     if held is not None:
         held.require(chosen)

@@ -29,6 +29,7 @@ from hydrahead.training.config import TrainConfig
 from hydrahead.training.data.packing import PackedBatches
 from hydrahead.training.data.sources import build_source, local_paths
 from hydrahead.training.loop import train
+from hydrahead.training.memory import require_memory
 from hydrahead.transfer.artefact_files import copy_companions
 from hydrahead.transfer.calibrate import NUM_BATCHES, calibrate_fusion
 from hydrahead.transfer.replay import attentions
@@ -146,6 +147,8 @@ class _Repair:
         folder = self._work.scratch / name
         batches = self._batches(name, settings)
         prepared = stage.prepare(self._hybrid, self._teacher, self._config)
+        # Before `_calibrate`, which makes batches; `train` asks again.
+        require_memory(self._hybrid, settings, layer_by_layer=stage.layer_by_layer)
         self._calibrate(stage, name, settings)
         result = train(
             self._hybrid,

@@ -61,7 +61,9 @@ class Twins:
                 other settings, twins that lack slots of the plan or group them otherwise, or a plan
                 that takes nothing from twins.
         """
-        self.plan.require_geometry(plan.geometry, where=self.directory)
+        self.plan.geometry.require_same(
+            plan.geometry, what="the set of twins", where=self.directory
+        )
         served: set[MixerSpec] = set()
         for layer in range(plan.geometry.num_layers):
             for assignment in plan.layer_mixers(layer):
