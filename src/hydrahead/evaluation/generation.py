@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
+
+from hydrahead.model.finite import FiniteLogits
 
 
 def greedy(
@@ -25,6 +27,9 @@ def greedy(
 
     Returns:
         Ids of the new tokens, per prompt.
+
+    Raises:
+        HydraHeadError: the model's predictions are not finite.
     """
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -40,6 +45,7 @@ def greedy(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
+            logits_processor=LogitsProcessorList([FiniteLogits(model)]),
         )
     return [_until(row, ends) for row in output[:, width:].tolist()]
 

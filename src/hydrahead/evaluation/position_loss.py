@@ -16,6 +16,7 @@ import torch
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.evaluation.results import PositionBucket, PositionLoss
 from hydrahead.evaluation.statistics import mean_and_standard_error
+from hydrahead.model.finite import not_finite
 
 _LOGIT_NUMBERS = 1 << 26
 """Logits held at once."""
@@ -77,6 +78,9 @@ def position_loss(
         source: what the text was; kept in the result.
         batch_size: sequences read at once.
         advance: called with the number of sequences done.
+
+    Raises:
+        HydraHeadError: the model gives no cache, or a loss is not finite.
     """
     length = len(sequences[0]) - 1
     edges = _edges(length)
@@ -84,6 +88,8 @@ def position_loss(
     for start in range(0, len(sequences), batch_size):
         batch = sequences[start : start + batch_size]
         losses = _token_losses(model, torch.tensor(batch))
+        if not bool(losses.isfinite().all()):
+            raise not_finite("the loss by position is", source, model.dtype)
         per_sequence += torch.stack(
             [losses[:, low:high].mean(dim=1) for low, high in edges], dim=1
         ).tolist()

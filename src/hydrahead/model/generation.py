@@ -13,11 +13,12 @@ from typing import Any, cast
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.seeds import derive_seed
 from hydrahead.model.cache import HydraCache
+from hydrahead.model.finite import FiniteLogits
 from hydrahead.model.loading import load_any_causal_lm, load_tokenizer
 
 PREFILL_CHUNK_TOKENS = 4096
@@ -73,8 +74,7 @@ def generate_text(
 
     Raises:
         HydraHeadError: the model or its tokenizer cannot be loaded, the prompt is empty or too
-        long,
-            or there is no chat template.
+            long, there is no chat template, or the model's predictions are not finite.
     """
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
@@ -106,6 +106,7 @@ def generate_text(
             cache_implementation=cache_implementation,
             return_dict_in_generate=True,
             streamer=streamer,
+            logits_processor=LogitsProcessorList([FiniteLogits(model)]),
             **settings,
         )
     seconds = time.perf_counter() - start

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
 
 Key = tuple[str, str, int]
@@ -47,7 +48,16 @@ class PairLog:
         return [pair for pair in pairs if (phase, *pair) not in self._records]
 
     def put(self, key: Key, record: Record) -> None:
-        """Keep a result; arrays become nested lists. It is on disk when this returns."""
+        """Keep a result; arrays become nested lists. It is on disk when this returns.
+
+        Raises:
+            HydraHeadError: It holds NaN or infinity.
+        """
+        if not all(np.all(np.isfinite(np.asarray(value, float))) for value in record.values()):
+            raise HydraHeadError(
+                f"what the model makes of the {key[1]} probes is not finite",
+                mend="check the checkpoint's weights, or use bfloat16 or float32",
+            )
         record = {name: _plain(value) for name, value in record.items()}
         self._records[key] = record
         if self._path is not None:
