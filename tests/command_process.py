@@ -7,6 +7,7 @@ has appeared, until it is killed or let go.
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def interrupt(
 
 
 def _command(arguments: list[str], once: Path, count: int, printed: Path, mark: Path) -> None:
+    # A test run that was itself started in the background hands down an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
     from hydrahead import cli

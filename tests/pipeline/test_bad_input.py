@@ -100,6 +100,10 @@ def scribble(name: str) -> Callable[[], None]:
     return lambda: (Path(name).write_bytes(b"\xff" * 64), None)[1]
 
 
+def overflow() -> None:
+    edit_weights(lambda t: [w.mul_(1e20) for name, w in t.items() if "mlp" in name])()
+
+
 def empty_prompt_without_start() -> None:
     edit_json("teacher/tokenizer_config.json", lambda c: c.pop("bos_token"))()
 
@@ -184,6 +188,25 @@ BAD_FILES = {
         "plan scores --full-fraction 0.5 --out OUT",
         "scores.npz",
         cut("scores/scores.npz"),
+    ),
+    "weights that overflow, to generate": Mistake(
+        "generate teacher --prompt w3", "predictions are not finite", overflow
+    ),
+    "weights that overflow, in float16": Mistake(
+        "generate teacher --prompt w3 --dtype float16", "use bfloat16 or float32", overflow
+    ),
+    "weights that overflow, to evaluate": Mistake(
+        "evaluate teacher --tasks mqar --lengths 160 --samples 1 --out OUT",
+        "predictions are not finite",
+        overflow,
+    ),
+    "weights that overflow, to score": Mistake(
+        "score teacher --method retrieval --length 240 --pairs 1 --out OUT",
+        "probes is not finite",
+        overflow,
+    ),
+    "weights that overflow, to train": Mistake(
+        "distill hybrid --teacher teacher --length 16 --out OUT", "not finite", overflow
     ),
     "an empty prompt": Mistake(
         "generate teacher --prompt ''", "the prompt is empty", empty_prompt_without_start

@@ -35,10 +35,9 @@ class FiniteLogits(LogitsProcessor):
         if not self._looked:
             self._looked = True
             if bool((scores.isnan() | scores.isposinf()).any()):
-                where = (
-                    getattr(self._model.config, "name_or_path", "") or type(self._model).__name__
-                )
-                raise not_finite("the model's predictions are", where, self._model.dtype)
+                model = self._model
+                where = getattr(model.config, "name_or_path", "") or type(model).__name__
+                raise not_finite("the model's predictions are", where, model.dtype)
         return scores
 
 

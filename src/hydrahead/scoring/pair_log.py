@@ -53,16 +53,18 @@ class PairLog:
         Raises:
             HydraHeadError: It holds NaN or infinity.
         """
-        if not all(np.all(np.isfinite(np.asarray(value, float))) for value in record.values()):
+        record = {name: _plain(value) for name, value in record.items()}
+        try:
+            line = _line(key, record)
+        except ValueError:
             raise HydraHeadError(
                 f"what the model makes of the {key[1]} probes is not finite",
-                mend="check the checkpoint's weights, or use bfloat16 or float32",
-            )
-        record = {name: _plain(value) for name, value in record.items()}
+                mend="check the checkpoint's weights; if this is float16, use bfloat16 or float32",
+            ) from None
         self._records[key] = record
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(key, record))
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -118,7 +118,7 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     require_memory(model, config, layer_by_layer=layer_by_layer)
-    run = _Run(model, objective, batches, config, directory, dict(identity or {}))
+    run = _Run(model, objective, batches, config, directory, dict(identity or {}), label)
     blocks = decoder_layers(model) if blocks is None else blocks
     if config.compile:
         compile_layers(blocks)
@@ -132,7 +132,7 @@ def train(
         was_training = model.training
         model.train()
         stack.callback(model.train, was_training)
-        return run.finish(stop, metrics, shown, label)
+        return run.finish(stop, metrics, shown)
 
 
 class _Run:
@@ -146,11 +146,13 @@ class _Run:
         config: TrainConfig,
         directory: Path,
         identity: dict[str, Any],
+        label: str,
     ) -> None:
         self._objective = objective
         self._batches = batches
         self._config = config
         self._directory = directory
+        self._label = label
         self._device = next(model.parameters()).device
         self._identity = identity | {"config": config.model_dump(mode="json")}
         self._optimiser = MasterAdamW(model, config)
@@ -205,13 +207,11 @@ class _Run:
         keep = 1 if done else self._config.keep_checkpoints
         save_checkpoint(self._checkpoints, checkpoint, keep=keep)
 
-    def finish(
-        self, stop: StopRequest, metrics: MetricsFile, progress: Progress, label: str
-    ) -> TrainResult:
+    def finish(self, stop: StopRequest, metrics: MetricsFile, progress: Progress) -> TrainResult:
         """Run the remaining steps."""
         config = self._config
         started = time.monotonic()
-        task = progress.task(label, config.num_steps, done=self.step)
+        task = progress.task(self._label, config.num_steps, done=self.step)
         self._interval.started = started
         stream = iter(self._batches) if self.step < config.num_steps else iter(())
         while self.step < config.num_steps:
@@ -286,7 +286,7 @@ class _Run:
         )
         raise HydraHeadError(
             f"{what} at step {self.step + 1}",
-            where=self._directory,
+            where=self._label,
             mend="lower lr, lengthen warmup_steps or clip harder; nothing of this step was kept",
         )
 

@@ -203,6 +203,8 @@ def test_the_log_keeps_results_exactly_and_drops_a_torn_line(tmp_path: Path) -> 
     again.save(tmp_path / "final")
     lines = (tmp_path / "final" / FILE_NAME).read_text().splitlines()
     assert ['"pair":0' in lines[0], '"pair":1' in lines[1], '"pair":2' in lines[2]] == [True] * 3
+    with pytest.raises(HydraHeadError, match="of the p probes is not finite"):
+        again.put(("a", "p", 3), {"effect": np.array([1.0, np.nan])})
     again.discard()
     assert len(PairLog(tmp_path)) == 0
     assert not (tmp_path / FILE_NAME).exists()
