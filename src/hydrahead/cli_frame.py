@@ -70,8 +70,9 @@ def verb(app: typer.Typer, *, name: str | None = None) -> Callable[[Verb], Verb]
                 with quiet:
                     outcome = function(*arguments, **options)
             except KeyboardInterrupt as error:
-                how = str(error) or "the same command goes on where it stopped"
-                print(f"hydrahead: interrupted; {how}", file=sys.stderr)
+                goes_on = "; the same command goes on where it stopped" if "out" in options else ""
+                how = f"; {error}" if str(error) else goes_on
+                print(f"hydrahead: interrupted{how}", file=sys.stderr)
                 raise typer.Exit(130) from None
             if as_json:
                 print(json.dumps(outcome.data, ensure_ascii=False, allow_nan=False), file=stdout)

@@ -128,11 +128,11 @@ def evaluation_outcome(path: Path) -> Outcome:
             cells.setdefault("perplexity", {})[model.name] = f"{perplexity:.4g}"
     lengths = ", ".join(map(str, results.settings.lengths))
     note = f"mean score and its standard error over lengths {lengths} and all depths"
-    lines: list[RenderableType] = [_score_table(cells, list(scores)), note]
+    lines: list[RenderableType] = [score_table(cells, list(scores)), note]
     return Outcome(data={"results": str(path), "models": scores}, lines=lines)
 
 
-def _score_table(cells: Mapping[str, Mapping[str, str]], models: list[str]) -> Table:
+def score_table(cells: Mapping[str, Mapping[str, str]], models: list[str]) -> Table:
     """A column per model where 80 characters hold them all, else a line per task and model."""
     table = Table(box=None, pad_edge=False)
     table.add_column("task", overflow="fold")

@@ -13,6 +13,7 @@ from typing import Protocol, Self, TextIO, TypeVar, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as LiveProgress
+from rich.table import Column
 
 Item = TypeVar("Item")
 Field = float | int | str
@@ -99,8 +100,9 @@ class Progress:
             self._live = LiveProgress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
+                # On a narrow line the bar gives way, not the numbers.
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=Console(file=cast(TextIO, self._stream)),
                 transient=True,

@@ -318,21 +318,32 @@ def test_expected_failures_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "line"),
     [
-        (KeyboardInterrupt(), "the same command goes on where it stopped"),
-        (KeyboardInterrupt("stopped at step 7"), "stopped at step 7"),
+        (KeyboardInterrupt(), "hydrahead: interrupted"),
+        (KeyboardInterrupt("stopped at step 7"), "hydrahead: interrupted; stopped at step 7"),
     ],
 )
-def test_ctrl_c_says_how_to_go_on(
+def test_ctrl_c_is_one_line(
     shell: Shell,
     failing_inspect: Callable[[BaseException], None],
     error: BaseException,
-    words: str,
+    line: str,
 ) -> None:
     failing_inspect(error)
     _, err = shell("inspect", "x", code=130)
-    assert words in err
+    assert err.splitlines()[-1] == line
+
+
+def test_ctrl_c_in_a_verb_that_makes_something_says_how_to_go_on(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hydrahead.transfer.export.export", stop)
+    _, err = shell("export", tmp_path, "--out", tmp_path / "out", code=130)
+    assert err == "hydrahead: interrupted; the same command goes on where it stopped\n"
 
 
 def test_a_bug_of_ours_is_not_dressed_up(

@@ -72,3 +72,15 @@ def test_silent_means_silent() -> None:
     with Progress(stream=stream, interval_seconds=0, silent=True) as progress:
         progress.task("x", 1).advance()
     assert stream.getvalue() == ""
+
+
+def test_a_narrow_terminal_shortens_the_bar_and_not_the_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(stream=stream) as progress:
+        task = progress.task("evaluate small_teacher", 360, done=78)
+        task.advance(1, task="niah_multikey:keys=2", length=256)
+    assert "79/360" in stream.getvalue()
