@@ -1,7 +1,7 @@
 """HydraHead: decide per attention head which mixer runs it.
 
-The public names, imported when they are first used, so that reading a plan never waits for torch.
-The one import-time act is that `AutoConfig` and `AutoModelForCausalLM` learn to load hybrids.
+The public names are imported when they are first used. The one import-time act is that `AutoConfig`
+and `AutoModelForCausalLM` learn to load hybrids, which imports torch and transformers (seconds).
 """
 
 import importlib
@@ -68,7 +68,7 @@ def __dir__() -> list[str]:
 def _register() -> None:
     """Teach the Auto classes to load hybrids: the one import-time act.
 
-    Eager on purpose: an import hook that waits for transformers would save `--help` two seconds and
+    Eager on purpose: an import hook that waits for transformers would save `--help` seconds and
     break whenever another hook or another transformers release imports in another order.
     """
     from hydrahead.model import register
