@@ -90,6 +90,13 @@ class HydraAttention(nn.Module):
             result = result + output
         return result, None if states is None else next_states
 
+    def fused_heads(
+        self, hidden: Float[Tensor, "b t d"], context: MixContext
+    ) -> Float[Tensor, "b t q e"]:
+        """What the output projection would read, in slot order; without states."""
+        outputs = [mixer(hidden, context, None)[0] for mixer in cast(list[Mixer], [*self.mixers])]
+        return self._fuse(outputs)
+
     def _fuse(self, outputs: list[Tensor]) -> Float[Tensor, "b t q e"]:
         heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         heads = take_heads(heads, self._sources)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.progress import Progress
@@ -48,6 +48,38 @@ class ResumableBatches(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; called before `__iter__`."""
+        ...
+
+
+class StepOptimiser(Protocol):
+    """What the loop asks of an optimiser; `MasterAdamW` says what each is for."""
+
+    def gather(self) -> None:
+        """Take up the gradients of a micro-batch."""
+        ...
+
+    def totals(self, numbers: Tensor) -> Tensor:
+        """Sums of this process, summed over all processes that train together."""
+        ...
+
+    def gradient_norm(self) -> Tensor:
+        """Global norm of the summed gradients."""
+        ...
+
+    def scale_and_clip(self, weight: float, norm: float) -> None:
+        """Divide the summed gradients by `weight`, then clip."""
+        ...
+
+    def step(self, lr: float) -> None:
+        """One step; clears the gradients."""
+        ...
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(what trains, optimiser state) by name."""
+        ...
+
+    def load(self, masters: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
         ...
 
 
@@ -95,6 +127,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     blocks: Sequence[nn.Module] | None = None,
     layer_by_layer: bool = False,
+    optimiser: StepOptimiser | None = None,
 ) -> TrainResult:
     """Train all parameters that require a gradient, or go on where an earlier call stopped.
 
@@ -111,6 +144,7 @@ def train(
             given.
         layer_by_layer: The objective holds one layer's activations at a time (for the memory
             estimate).
+        optimiser: Steps what it was made for; by default `MasterAdamW` over the model.
 
     Raises:
         HydraHeadError: The run cannot fit into memory, the loss is not finite, a checkpoint is
@@ -118,7 +152,7 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     require_memory(model, config, layer_by_layer=layer_by_layer)
-    run = _Run(model, objective, batches, config, directory, dict(identity or {}), label)
+    run = _Run(model, objective, batches, config, directory, dict(identity or {}), label, optimiser)
     blocks = decoder_layers(model) if blocks is None else blocks
     if config.compile:
         compile_layers(blocks)
@@ -147,6 +181,7 @@ class _Run:
         directory: Path,
         identity: dict[str, Any],
         label: str,
+        optimiser: StepOptimiser | None,
     ) -> None:
         self._objective = objective
         self._batches = batches
@@ -155,7 +190,7 @@ class _Run:
         self._label = label
         self._device = next(model.parameters()).device
         self._identity = identity | {"config": config.model_dump(mode="json")}
-        self._optimiser = MasterAdamW(model, config)
+        self._optimiser: StepOptimiser = optimiser or MasterAdamW(model, config)
         self.step = 0
         self._tokens = 0
         self._final_loss = math.nan
@@ -221,7 +256,7 @@ class _Run:
             rate = interval.tokens / max(time.monotonic() - interval.started, 1e-9)
             if done or self.step % config.log_every == 0:
                 self._log(metrics, interval, grad_norm)
-            task.advance(1, loss=interval.mean_loss, tokens_per_second=round(rate))
+            task.advance(1, **self._shown(interval), tokens_per_second=round(rate))
             if done or stop.requested or self.step % config.checkpoint_every == 0:
                 self._save()
             if stop.requested and not done:
@@ -236,11 +271,16 @@ class _Run:
             wall_seconds=time.monotonic() - started,
         )
 
+    def _shown(self, interval: _Interval) -> dict[str, float]:
+        means = interval.means()
+        return {name: means[name] for name in ("loss", *self._objective.shown) if name in means}
+
     def _advance(self, stream: Iterator[Batch], interval: _Interval) -> float:
         """One optimiser step; returns the gradient norm before clipping."""
         losses: list[torch.Tensor] = []
         weights: list[torch.Tensor] = []
         sums: dict[str, torch.Tensor] = {}
+        self._objective.begin_step(self.step)
         for _ in range(self._config.accumulation):
             batch = next(stream, None)
             if batch is None:
@@ -257,16 +297,17 @@ class _Run:
             for name, value in output.sums.items():
                 sums[name] = sums[name] + value if name in sums else value
         norm = self._optimiser.gradient_norm().double()
-        # The only wait for the device in a step: everything the host needs, in one transfer.
-        numbers = torch.stack(
+        added = torch.stack(
             [
                 torch.stack(losses).sum(),
                 torch.stack(weights).sum(),
-                norm,
                 *(v.double() for v in sums.values()),
             ]
+        )
+        # The only wait for the device in a step: everything the host needs, in one transfer.
+        gradient_norm, loss, weight, *reported = torch.cat(
+            (norm.reshape(1), self._optimiser.totals(added))
         ).tolist()
-        loss, weight, gradient_norm = numbers[:3]
         self._require_finite(loss, gradient_norm)
         if weight > 0:
             self._optimiser.scale_and_clip(weight, gradient_norm)
@@ -274,7 +315,7 @@ class _Run:
         self.step += 1
         interval.loss += loss
         interval.weight += weight
-        for name, value in zip(sums, numbers[3:], strict=True):
+        for name, value in zip(sums, reported, strict=True):
             interval.sums[name] = interval.sums.get(name, 0.0) + value
         return gradient_norm / max(weight, 1e-30)
 

@@ -7,7 +7,7 @@ step, so accumulated micro-batches with different numbers of targets weigh every
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -30,6 +30,13 @@ class ObjectiveOutput:
 
 class Objective(ABC):
     """Turns a batch into a summed loss."""
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Sums that progress shows beside the loss."""
+
+    def begin_step(self, step: int) -> None:
+        """Called before the first batch of optimiser step `step` (0-based)."""
+        return
 
     @abstractmethod
     def __call__(self, batch: Batch) -> ObjectiveOutput:

@@ -88,9 +88,17 @@ class MasterAdamW:
                 master.grad += parameter.grad
             parameter.grad = None
 
+    def totals(self, numbers: Tensor) -> Tensor:
+        """The numbers as they are: one process trains."""
+        return numbers
+
+    def gradients(self) -> list[Tensor]:
+        """The gathered gradients themselves, not copied."""
+        return [m.grad for m in self._masters if m.grad is not None]
+
     def gradient_norm(self) -> Tensor:
         """Global norm of the gathered gradients."""
-        gradients = [m.grad for m in self._masters if m.grad is not None]
+        gradients = self.gradients()
         assert gradients, "the loss reached no trainable parameter"
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
@@ -99,8 +107,7 @@ class MasterAdamW:
         factor = 1.0 / weight
         if self._clip is not None:
             factor *= min(1.0, self._clip / (norm / weight + 1e-6))
-        gradients = [m.grad for m in self._masters if m.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(self.gradients(), factor)
 
     def step(self, lr: float) -> None:
         """One AdamW step at `lr`; narrow parameters become copies of their masters."""

@@ -8,19 +8,12 @@ written; NaN shows when a tensor is read, and leaves nothing behind either.
 
 import shutil
 from pathlib import Path
-from typing import cast
-
-import torch
 
 from hydrahead.core.artefacts import ArtefactWork, open_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
 from hydrahead.core.progress import Progress
-from hydrahead.core.seeds import derive_seed
-from hydrahead.mixers.contract import HeadMixer
-from hydrahead.model.attention import HydraAttention
 from hydrahead.model.checkpoint import ShardWriter
-from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import with_plan
 from hydrahead.model.families.teacher import Teacher, open_teacher
 from hydrahead.model.hub import resolve_model_dir
@@ -28,6 +21,7 @@ from hydrahead.plan.files import read_plan
 from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.transfer.artefact_files import copy_companions
 from hydrahead.transfer.calibrate import HeadSizes, measure_on_text
+from hydrahead.transfer.layer_start import LayerStart
 from hydrahead.transfer.model_card import model_card
 from hydrahead.transfer.twins import Twins
 
@@ -112,10 +106,10 @@ class _Conversion:
         self.plan = plan
         self.twins = twins
         self.sizes = sizes
-        self.seed = seed
         self.config = with_plan(teacher.config, plan)
         self.config.architectures = [ARCHITECTURE]
         self.config.fusion_calibrated = self._fusion_is_calibrated()
+        self.start = LayerStart(teacher, self.config, plan, twins=twins, sizes=sizes, seed=seed)
 
     def write(self, work: ArtefactWork) -> None:
         """Weights and config.json."""
@@ -134,43 +128,12 @@ class _Conversion:
         self.config.save_pretrained(work.directory)
 
     def _write_layer(self, layer: int, writer: ShardWriter) -> None:
-        attention = self._attention(layer)
+        attention = self.start.attention(layer)
         for name, parameter in attention.named_parameters():
             if not name.startswith("o_proj."):
                 writer.add(f"model.layers.{layer}.self_attn.{name}", parameter)
         for name, tensor in self.teacher.rest(layer):
             writer.add(name, tensor)
-
-    def _attention(self, layer: int) -> HydraAttention:
-        attention = _new_attention(self.config, self.plan, layer, self.teacher.dtype, self.seed)
-        heads = self.teacher.heads(layer)
-        assignments = self.plan.layer_mixers(layer)
-        mixers = cast(list[HeadMixer], list(attention.mixers))
-        for mixer, assignment in zip(mixers, assignments, strict=True):
-            twin = None if self.twins is None else self.twins.find(layer, assignment)
-            if self.twins is not None and twin is not None:
-                self.twins.fill(mixer, twin)
-            else:
-                mixer.init_from_teacher(heads.cut(assignment))
-        self._set_gamma(attention, layer)
-        return attention
-
-    def _set_gamma(self, attention: HydraAttention, layer: int) -> None:
-        fusion = attention.fusion
-        if fusion is None:
-            return
-        measured = None if self.sizes is None else self.sizes.rms[layer]
-        with torch.no_grad():
-            for assignment in self.plan.layer_mixers(layer):
-                slots = torch.tensor(assignment.q_slots)
-                if not assignment.spec.normalise_output:
-                    continue
-                twin = None if self.twins is None else self.twins.find(layer, assignment)
-                values = measured
-                if values is None and self.twins is not None and twin is not None:
-                    values = self.twins.gamma(layer)
-                if values is not None:
-                    fusion.gamma[slots] = values[slots]
 
     def _fusion_is_calibrated(self) -> bool:
         if self.sizes is not None:
@@ -183,20 +146,6 @@ class _Conversion:
             for assignment in self.plan.layer_mixers(layer)
             if assignment.spec.normalise_output
         )
-
-
-def _new_attention(
-    config: HydraConfig, plan: HeadPlan, layer: int, dtype: torch.dtype, seed: int
-) -> HydraAttention:
-    """The layer's attention on the CPU; random starts depend on seed and layer alone."""
-    before = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "convert", layer))
-        torch.set_default_dtype(dtype)
-        try:
-            return HydraAttention(config, plan, layer)
-        finally:
-            torch.set_default_dtype(before)
 
 
 def _require_space(work: ArtefactWork, teacher: Teacher, out: Path) -> None:

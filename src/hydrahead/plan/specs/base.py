@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -39,6 +40,16 @@ class MixerSpec(BaseModel, ABC, frozen=True, extra="forbid"):
     def shares_keys_when_split(self) -> bool:
         """True when a kv_head split between mixers is still stored once here (softmax mixers)."""
         return False
+
+    @property
+    def equals_full_up_to(self) -> int | None:
+        """Tokens up to which it sees all that full attention sees; None where it never does."""
+        return None
+
+    @classmethod
+    def suggested(cls, length: int) -> dict[str, Any]:
+        """Required settings nobody gave, for trying the mixer on rows of `length` tokens."""
+        return {}
 
     @abstractmethod
     def kv_bytes(self, heads: HeadShape, context: int, element_bytes: int) -> int:

@@ -5,7 +5,7 @@ positions of its document. This is transformers' convention for `sliding_window`
 WindowSpec(window=w, sinks=0) is the attention of a teacher layer whose own window is w.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,16 @@ class WindowSpec(MixerSpec, frozen=True):
     def shares_keys_when_split(self) -> bool:
         """A kv_head is stored once, whatever other mixers read it too."""
         return True
+
+    @property
+    def equals_full_up_to(self) -> int | None:
+        """The window: a sink within it is seen anyway."""
+        return self.window
+
+    @classmethod
+    def suggested(cls, length: int) -> dict[str, Any]:
+        """An eighth of the rows."""
+        return {"window": max(1, length // 8)}
 
     def kv_bytes(self, heads: HeadShape, context: int, element_bytes: int) -> int:
         """Keys and values of the newest `window` tokens, and of the sinks in slots of their own.
