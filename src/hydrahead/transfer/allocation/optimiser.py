@@ -2,8 +2,8 @@
 
 Gates and multipliers are stepped by Adam without weight decay: decay would pull log-odds to an even
 chance and multipliers to no constraint. Their gradients are not clipped; Adam's step does not
-depend on their size. Every step's gates and multipliers are kept, so that the history is complete whenever
-the run was interrupted.
+depend on their size. Every step's gates and multipliers are kept, so that the history is complete
+however often the run was interrupted.
 """
 
 from typing import Any

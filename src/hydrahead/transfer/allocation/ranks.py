@@ -2,8 +2,8 @@
 
 Each has all gates and its share of every step's batches. Gates are drawn from seed and step alone,
 so nothing has to be sent for them to agree; gradients and sums are added up, and every process
-takes the same step. The result is that of one process with as many accumulated batches, up to the order
-of additions.
+takes the same step. The result is that of one process with as many accumulated batches, up to the
+order of additions.
 """
 
 from collections.abc import Iterable
