@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hydrahead.model.modeling import HydraForCausalLM
     from hydrahead.plan import HeadPlan, HeadScores, ModelGeometry, make_plan
     from hydrahead.scoring.run import score_heads
+    from hydrahead.transfer.allocation.run import allocate
     from hydrahead.transfer.convert import convert
     from hydrahead.transfer.distill import distill
     from hydrahead.transfer.export import export
@@ -27,6 +28,7 @@ _PUBLIC = {
     "HydraForCausalLM": "hydrahead.model.modeling",
     "HydraHeadError": "hydrahead.core.errors",
     "ModelGeometry": "hydrahead.plan.geometry",
+    "allocate": "hydrahead.transfer.allocation.run",
     "convert": "hydrahead.transfer.convert",
     "distill": "hydrahead.transfer.distill",
     "evaluate": "hydrahead.evaluation.runner",
@@ -43,6 +45,7 @@ __all__ = [
     "HydraForCausalLM",
     "HydraHeadError",
     "ModelGeometry",
+    "allocate",
     "convert",
     "distill",
     "evaluate",

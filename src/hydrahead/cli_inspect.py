@@ -92,6 +92,27 @@ def _show_scores(path: Path | str) -> Outcome:
     return Outcome(data=data, lines=[draw_scores(scores)])
 
 
+def _show_allocation(path: Path | str) -> Outcome:
+    from hydrahead.core.jsonio import read_json
+    from hydrahead.plan.files import read_plan
+
+    summary = read_json(Path(path) / "allocation.json")
+    drawn = plan_outcome(read_plan(Path(path) / "plan.json"))
+    asked = summary["requested_full_fraction"]
+    target = f"{summary['target_full_fraction']:.4g} in whole units"
+    wanted = "bytes asked" if asked is None else f"full_fraction {asked:g} asked"
+    lines = [
+        f"{summary['kept_units']} of {summary['units']} {summary['unit']}s keep "
+        f"{summary['pair']['kept']['name']}: {wanted}, {target}",
+        f"the gates expected {summary['expected_full_fraction']:.4f} at the end "
+        f"(gap {summary['gap']:+.4f}); each rounded alone would give "
+        f"{summary['rounded_alone']:.4f}",
+        f"{summary['undecided_units']} gates are undecided, {summary['ties_at_the_cut']} units "
+        "were chosen by a tie-break",
+    ]
+    return Outcome(data={"allocation": summary, **drawn.data}, lines=[*drawn.lines, "", *lines])
+
+
 def scores_data(scores: Any) -> dict[str, Any]:
     """The head of a `HeadScores` as plain JSON."""
     return {
@@ -165,6 +186,7 @@ def _model_type(directory: Path) -> object:
 _SHOW: Mapping[str, Callable[[Path | str], Outcome]] = {
     "plan": _show_plan,
     "scores": _show_scores,
+    "allocation": _show_allocation,
     "model": _show_model,
     "checkpoint": _show_model,
     "evaluation": _show_evaluation,

@@ -70,6 +70,24 @@ RowLength = Annotated[
     int | None, Option(metavar="N", min=1, help="Tokens per row, in every stage.")
 ]
 RowBatch = Annotated[int | None, Option(metavar="N", min=1, help="Rows run at once.")]
+MixerPair = Annotated[
+    str, Option(metavar="A:B", help="What gates choose between: full:window:window=128,sinks=0.")
+]
+Scope = Annotated[
+    str, Option(metavar="NAME", help="Who meets the budget: global, or layer (every one).")
+]
+GateUnit = Annotated[str, Option(metavar="UNIT", help="What has a gate: kv_head or layer.")]
+GateForm = Annotated[
+    str, Option(metavar="NAME", help="hard_concrete (ConSA) or l1 (DuoAttention).")
+]
+GateTwins = Annotated[
+    Path | None, Option(metavar="DIR", help="Aligned twins, where a mixer of the pair is linear.")
+]
+Steps = Annotated[int, Option(metavar="N", min=1, help="Of training the gates.")]
+GateLength = Annotated[int, Option(metavar="N", min=2, help="Tokens per row.")]
+TrainWeights = Annotated[
+    bool, Option("--train-weights", help="Train weights too; writes them to OUT/model.")
+]
 Models = Annotated[list[str], Argument(metavar="MODEL", help=f"Each {MODEL}.")]
 Suite = Annotated[str | None, Option(metavar="LIST", help="Any of niah,ruler,mqar,general.")]
 Tasks = Annotated[

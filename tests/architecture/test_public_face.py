@@ -15,6 +15,7 @@ PUBLIC = [
     "HydraForCausalLM",
     "HydraHeadError",
     "ModelGeometry",
+    "allocate",
     "convert",
     "distill",
     "evaluate",

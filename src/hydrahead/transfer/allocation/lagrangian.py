@@ -17,8 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hydrahead.core.errors import unknown_name
+
 Scope = Literal["layer", "global"]
-SCOPES: tuple[Scope, ...] = ("layer", "global")
+_SCOPES: dict[str, Scope] = {"layer": "layer", "global": "global"}
+
+
+def scope_of(name: str) -> Scope:
+    """The scope of that name.
+
+    Raises:
+        HydraHeadError: There is none.
+    """
+    if name not in _SCOPES:
+        raise unknown_name("scope", name, _SCOPES)
+    return _SCOPES[name]
 
 
 class Lagrangian(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydrahead.core.errors import HydraHeadError
+from hydrahead.plan.presets import preset_specs
 from hydrahead.plan.specs.base import MixerSpec
 from hydrahead.plan.table import parse_settings, spec_class, spec_from_dict, spec_to_dict
 
@@ -42,7 +43,7 @@ def parse_pair(text: str, *, length: int) -> Pair:
 
     Raises:
         HydraHeadError: not two mixers, an unknown mixer or setting, a mixer that takes no slots,
-            twice the same.
+            twice the same, full attention as the second.
     """
     described: list[str] = []
     for piece in text.split(":"):
@@ -65,6 +66,7 @@ def parse_pair(text: str, *, length: int) -> Pair:
         raise HydraHeadError(
             f"both mixers of {text!r} are the same", where="pair", mend="change one of them"
         )
+    preset_specs("plain", replacement)  # what can replace full attention at all
     return Pair(kept=kept, replacement=replacement)
 
 

@@ -41,7 +41,7 @@ from hydrahead.transfer.allocation.discretise import (
     with_pair,
 )
 from hydrahead.transfer.allocation.gates import GATES, Gates
-from hydrahead.transfer.allocation.lagrangian import SCOPES, Scope
+from hydrahead.transfer.allocation.lagrangian import scope_of
 from hydrahead.transfer.allocation.objective import (
     AllocationObjective,
     AnswerLoss,
@@ -65,7 +65,7 @@ def allocate(
     full_fraction: float | None = None,
     kv_bytes: tuple[int, int] | None = None,
     pair: str = "full:window",
-    scope: Scope = "global",
+    scope: str = "global",
     unit: str = "kv_head",
     twins: Path | None = None,
     config: AllocateConfig | None = None,
@@ -100,14 +100,14 @@ def allocate(
     source = resolve_model_dir(model)
     teacher = open_teacher(source)
     chosen = parse_pair(pair, length=config.length)
-    _check(teacher, chosen, scope, config, twins)
+    _check(teacher, chosen, config, twins)
     target = find_target(
         teacher.geometry,
         chosen,
         full_fraction=full_fraction,
         kv_bytes=kv_bytes,
         unit=unit,
-        scope=scope,
+        scope=scope_of(scope),
     )
     parents: dict[str, Path | str] = {"model": source}
     if twins is not None:
@@ -133,12 +133,8 @@ def allocate(
     return Path(out)
 
 
-def _check(
-    teacher: Teacher, pair: Pair, scope: str, config: AllocateConfig, twins: Path | None
-) -> None:
+def _check(teacher: Teacher, pair: Pair, config: AllocateConfig, twins: Path | None) -> None:
     """Everything that can be known to be wrong without loading weights."""
-    if scope not in SCOPES:
-        raise HydraHeadError(f"scope is {scope!r}", mend=f"use {' or '.join(SCOPES)}")
     GATES.target(config.gates)
     context = teacher.geometry.max_positions
     if config.length > context:
