@@ -36,9 +36,11 @@ LEARNED = {
     "consa head per layer": {"unit": "kv_head", "scope": "layer"},
 }
 """Arm -> how its gates are tied and constrained."""
+STEEP = "consa head global, multiplier rate 1"
+"""The open ancestors' rate of the multipliers instead of ours."""
 L1 = "l1 gates"
 FIXED = ("interleaved layers", "fixed ratio per layer")
-ARMS = (*FIXED, L1, *SCORED, *LEARNED)
+ARMS = (*FIXED, L1, *SCORED, *LEARNED, STEEP)
 
 
 class Settings(NamedTuple):
@@ -136,7 +138,7 @@ def _gates(job: Job, settings: Settings) -> dict[str, Any]:
         length=settings.length,
         gates="l1" if l1 else "hard_concrete",
         gate_lr=settings.gate_lr,
-        multiplier_lr=settings.multiplier_lr,
+        multiplier_lr=1.0 if job.arm == STEEP else settings.multiplier_lr,
         checkpoint_every=10_000,
     )
     out = allocate(
@@ -219,7 +221,7 @@ def _plan(job: Job, settings: Settings) -> HeadPlan:
         return HeadPlan.uniform(geometry, window).replace(dict.fromkeys(units, FullSpec()))
     assert job.needs is not None
     made = Path(settings.work) / job.needs.place
-    if job.arm in LEARNED:
+    if job.arm in LEARNED or job.arm == STEEP:
         return read_plan(made / "plan.json")
     scores = HeadScores.load(made)
     return make_plan(scores, full_fraction=job.full_fraction, linear=window).plan

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs import ARMS, FIXED, Job, Settings, run
+from jobs import ARMS, FIXED, STEEP, Job, Settings, run
 
 from hydrahead.core.jsonio import write_json
 from hydrahead.core.provenance import git_commit, library_versions
@@ -45,7 +45,7 @@ def study_settings(work: Path, device: str) -> Settings:
     return Settings(
         teacher=str(SMALL_TEACHER), work=str(work), device=device, dtype="bfloat16", window=64,
         gate_steps=400, gate_rows=16, repair_steps=120, repair_rows=16, length=1024,
-        repair_lr=4e-4, gate_lr=0.1, multiplier_lr=1.0, context=2048, samples=128, tasks=TASKS,
+        repair_lr=4e-4, gate_lr=0.1, multiplier_lr=0.1, context=2048, samples=128, tasks=TASKS,
         edges=EDGES, pairs=4, probe_length=1024, loss_rows=32,
     )  # fmt: skip
 
@@ -63,12 +63,19 @@ def jobs(budgets: tuple[tuple[float, tuple[int, ...]], ...], arms: tuple[str, ..
     """Every job once, each after what it needs."""
     found: dict[Job, None] = {Job("teacher", "teacher", 1.0, 0): None}
     for fraction, seeds in budgets:
-        able = [arm for arm in arms if fraction >= 0.25 or arm not in PER_LAYER]
+        able = [arm for arm in arms if _has(fraction, arm)]
         wanted = [Job("hybrid", arm, fraction, seed) for seed in seeds for arm in able]
         # Gates first: they take longest, and what needs nothing fills the time beside them.
         found |= dict.fromkeys(job.needs for job in wanted if job.needs and job.arm in arms)
         found |= dict.fromkeys(wanted)
     return list(found)
+
+
+def _has(fraction: float, arm: str) -> bool:
+    """Whether an arm exists at a budget; the second rate of multipliers is tried at one only."""
+    if arm == STEEP:
+        return fraction == 0.25
+    return fraction >= 0.25 or arm not in PER_LAYER
 
 
 def write_texts(work: Path) -> None:

@@ -32,7 +32,8 @@ class AllocateConfig(BaseModel):
     log_odds_limit: float = Field(default=8.0, gt=0, allow_inf_nan=False)
     """Log-odds stay within plus and minus this."""
     gate_lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    multiplier_lr: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    multiplier_lr: float = Field(default=0.3, gt=0, allow_inf_nan=False)
+    """The larger, the sooner the budget is met, and the less the task decides who stays open."""
     target_warmup: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps over which the target falls from 1 to the budget."""
     rate_decay: float = Field(default=0.3, ge=0, le=1)
