@@ -1,7 +1,7 @@
 """Which way of choosing full units is best, at equal bytes and equal tokens of repair?
 
     python benchmarks/allocation/study.py --out allocation.json [--minutes 8] [--workers 12]
-    python benchmarks/allocation/study.py --out /tmp/dry.json --dry-run        (CPU, tiny)
+    python benchmarks/allocation/study.py --out dry.json --dry-run        (CPU, tiny)
 
 Arms, budgets and seeds are jobs of their own; a few processes share the device, the result file is
 rewritten after each, and nothing new is begun once the time is up. The budgets come in the order of

@@ -283,6 +283,28 @@ NAMES = {
     "stages out of order": Mistake(
         "distill hybrid --teacher teacher --stages distill,align --out OUT", "in the order"
     ),
+    "mixer of a pair": Mistake(
+        "allocate teacher --full-fraction 0.5 --pair full:windw --out OUT", "did you mean 'window'"
+    ),
+    "setting of a pair": Mistake(
+        "allocate teacher --full-fraction 0.5 --pair full:window:windw=8 --out OUT",
+        "did you mean 'window'",
+    ),
+    "scope": Mistake(
+        "allocate teacher --full-fraction 0.5 --scope globl --length 64 --out OUT",
+        "did you mean 'global'",
+    ),
+    "form of gates": Mistake(
+        "allocate teacher --full-fraction 0.5 --gates hardconcrete --length 64 --out OUT",
+        "did you mean 'hard_concrete'",
+    ),
+    "setting of gates": Mistake(
+        "allocate teacher --full-fraction 0.5 --set gate_ler=1 --out OUT", "did you mean 'gate_lr'"
+    ),
+    "pair without its twins": Mistake(
+        "allocate teacher --full-fraction 0.5 --pair full:gated_delta --length 64 --out OUT",
+        "--twins DIR",
+    ),
     "no teacher": Mistake("distill hybrid --out OUT", "needs the teacher"),
     "dtype": Mistake("generate teacher --prompt w3 --dtype float31", "did you mean 'float32'"),
     "device": Mistake("generate teacher --prompt w3 --device tpu", "device tpu"),
@@ -307,6 +329,28 @@ NUMBERS = {
     "share above 1": Mistake("plan scores --full-fraction 1.5 --out OUT", "full_fraction is 1.5"),
     "share below 0": Mistake("plan scores --full-fraction -1 --out OUT", "full_fraction is -1"),
     "share that is no number": Mistake("plan scores --full-fraction nan --out OUT", "is nan"),
+    "share of gates above 1": Mistake(
+        "allocate teacher --full-fraction 1.5 --length 64 --out OUT", "full_fraction is 1.5"
+    ),
+    "share of gates of all": Mistake(
+        "allocate teacher --full-fraction 1 --length 64 --out OUT", "between 0 and 1"
+    ),
+    "share that rounds to nothing": Mistake(
+        "allocate teacher --full-fraction 0.1 --scope layer --length 64 --out OUT",
+        "rounds to 0 of 2 kv_heads of a layer",
+    ),
+    "window as long as a row": Mistake(
+        "allocate teacher --full-fraction 0.5 --pair full:window:window=64 --length 64 --out OUT",
+        "a training row of 64",
+    ),
+    "gates' rows longer than the model": Mistake(
+        "allocate teacher --full-fraction 0.5 --length 512 --out OUT", "context of 256"
+    ),
+    "twins of another model for gates": Mistake(
+        "allocate teacher --full-fraction 0.5 --pair full:gated_delta --length 64 "
+        "--twins other_twins --out OUT",
+        "for another model",
+    ),
     "bytes without a context": Mistake("plan scores --kv-bytes 1M --out OUT", "256M@128K"),
     "bytes of an unknown size": Mistake("plan scores --kv-bytes 1Q@8K --out OUT", "256M@128K"),
     "bytes at no context": Mistake("plan scores --kv-bytes 1M@0 --out OUT", "256M@128K"),

@@ -36,6 +36,8 @@ COMMANDS = {
     "convert": "convert teacher plan.json --out OUT",
     "distill": "distill hybrid --teacher teacher --stages align,distill,extend --length 32 "
     f"--batch-size 2 {TRAINING} --out OUT",
+    "allocate": "allocate teacher --full-fraction 0.5 --pair full:window:window=4 --length 32 "
+    "--steps 4 --batch-size 2 --set checkpoint_every=1 --train-weights --out OUT",
     "evaluate": "evaluate teacher hybrid --tasks niah_single --lengths 96,128 --samples 5 "
     "--perplexity-text builtin --out OUT",
     "run": "run short --set teacher=teacher --out OUT",
@@ -48,6 +50,7 @@ MOMENTS = {
     "distill": (f"{SCRATCH}/distill/checkpoints/step-*2", 1),
     "distill, its first checkpoint half written": (f"{SCRATCH}/distill/checkpoints/*.tmp", 2),
     "extend": (f"{SCRATCH}/extend/checkpoints/step-*2", 1),
+    "allocate": (f"{SCRATCH}/checkpoints/step-*2", 1),
     "evaluate": (f"{SCRATCH}/cells.jsonl", 3),
     "run, score": ("OUT/scores.partial/.work/identity.json", 1),
     "run, repair": ("OUT/model.partial/.work/scratch/distill/checkpoints/step-*2", 1),

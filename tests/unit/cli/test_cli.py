@@ -49,7 +49,7 @@ def made(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_every_verb_and_fits_80_columns(shell: Shell) -> None:
     out, _ = shell()
     assert " ".join(VERBS) == (
-        "score plan convert export distill evaluate report generate inspect run demo"
+        "score plan convert export distill allocate evaluate report generate inspect run demo"
     )
     for verb in VERBS:
         assert f"\n  {verb} " in out
@@ -59,7 +59,7 @@ def test_help_lists_every_verb_and_fits_80_columns(shell: Shell) -> None:
 
 
 def test_every_verb_that_runs_a_model_has_the_same_options(shell: Shell) -> None:
-    for verb in ("score", "distill", "evaluate"):
+    for verb in ("score", "distill", "allocate", "evaluate"):
         out, _ = shell(verb, "--help")
         for option in ("--device", "--dtype", "--batch-size", "--seed", "--force"):
             assert option in out, (verb, option)
@@ -72,6 +72,7 @@ def test_every_verb_that_runs_a_model_has_the_same_options(shell: Shell) -> None
         ("plan", "hydrahead.plan.policies:POLICIES"),
         ("plan", "hydrahead.plan.presets:PRESETS"),
         ("distill", "hydrahead.transfer.stages:STAGES"),
+        ("allocate", "hydrahead.transfer.allocation.gates:GATES"),
         ("evaluate", "hydrahead.tasks.table:SUITES"),
         ("run", "hydrahead.recipes.table:RECIPES"),
     ],
@@ -197,6 +198,26 @@ def test_distill_takes_settings_per_stage(
     )
     assert "did you mean 'steps'" in line
     assert not list(tmp_path.glob("e*"))
+
+
+def test_allocate_gives_a_plan_and_scores(shell: Shell, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8 " * 200)
+    out = tmp_path / "allocation"
+    made = shell.json(
+        *("allocate", teacher, "--full-fraction", 0.5, "--pair", "full:window:window=4,sinks=0"),
+        *("--scope", "layer", "--unit", "kv_head", "--data", tmp_path / "text.txt"),
+        *("--steps", 2, "--length", 16, "--batch-size", 2, "--out", out),
+    )
+    assert made["full_fraction"] == made["allocation"]["target_full_fraction"] == 0.5
+    told = shell("inspect", out)[0]
+    assert "kv_heads keep full: full_fraction 0.5 asked, 0.5 in whole units" in told
+    assert "allocation artefact" in told
+    shell("convert", teacher, out / "plan.json", "--out", tmp_path / "hybrid")
+    again = ("--full-fraction", 0.5, "--linear", "window:window=4,sinks=0")
+    shell("plan", out, *again, "--policy", "per_layer_top", "--out", tmp_path / "again.json")
+    plans = [shell.json("inspect", p)["plan"] for p in (out / "plan.json", tmp_path / "again.json")]
+    assert plans[0] == plans[1]
+    shell("report", out, "--out", tmp_path / "report.html")
 
 
 def test_evaluate_and_report(shell: Shell, tmp_path: Path) -> None:
