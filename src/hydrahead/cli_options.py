@@ -114,7 +114,9 @@ Temperature = Annotated[float, Option(metavar="T", min=0, help="0 takes the like
 TopP = Annotated[float, Option(metavar="P", min=0, max=1, help="Sample from so much mass.")]
 AllowLong = Annotated[bool, Option("--allow-long", help="Go beyond the model's context.")]
 Anything = Annotated[str, Argument(metavar="ANY", help=f"Any artefact, or {MODEL}.")]
-Recipe = Annotated[str, Argument(metavar="RECIPE", help="demo, seven_to_one or small_teacher.")]
+Recipe = Annotated[
+    str, Argument(metavar="RECIPE", help="demo, learned_window, seven_to_one or small_teacher.")
+]
 RecipeDevice = Annotated[
     str | None,
     Option("--device", metavar="NAME", help="Where to run; the recipe's own if left out."),

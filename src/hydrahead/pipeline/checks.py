@@ -19,7 +19,7 @@ from hydrahead.training.data.sources import build_source
 from hydrahead.transfer.stages import check_order, check_settings
 
 if TYPE_CHECKING:
-    from hydrahead.pipeline.conversion import ConversionRun, RepairStep
+    from hydrahead.pipeline.conversion import ConversionRun, EvaluateStep, RepairStep
 
 
 def check_out(out: Path) -> None:
@@ -55,13 +55,19 @@ def check_run(run: "ConversionRun", teacher: Path, out: Path) -> None:
     make_plan(random_scores(geometry, seed=0), **run.plan.model_dump())
     for step in (run.twins, run.repair):
         if step is not None:
-            _check_repair(step, geometry, teacher)
-    tasks = grid.requested_tasks(None, run.evaluation.tasks)
-    cells = grid.plan_cells(tasks, run.evaluation.lengths, grid.DEFAULT_DEPTHS[:1], samples=1)
-    grid.check_lengths(subjects_of([teacher]), cells, run.seed)
+            check_repair(step, geometry, teacher)
+    check_questions(run.evaluation, teacher, run.seed)
 
 
-def _check_repair(step: "RepairStep", geometry: ModelGeometry, teacher: Path) -> None:
+def check_questions(step: "EvaluateStep", teacher: Path, seed: int) -> None:
+    """Refuse tasks that do not exist, or lengths that do not fit them or the teacher."""
+    tasks = grid.requested_tasks(None, step.tasks)
+    cells = grid.plan_cells(tasks, step.lengths, grid.DEFAULT_DEPTHS[:1], samples=1)
+    grid.check_lengths(subjects_of([teacher]), cells, seed)
+
+
+def check_repair(step: "RepairStep", geometry: ModelGeometry, teacher: Path) -> None:
+    """Refuse wrong stages or settings, rows longer than the context, and missing data."""
     tokenizer = load_tokenizer(teacher)
     names = check_order(step.stages, ())
     for name, settings in check_settings(step.config, names).items():

@@ -16,6 +16,7 @@ RECIPES = Table(
     {
         "demo": "hydrahead.recipes.demo:demo",
         "small_teacher": "hydrahead.recipes.small_teacher:small_teacher",
+        "learned_window": "hydrahead.recipes.learned_window:learned_window",
         "seven_to_one": "hydrahead.recipes.seven_to_one:seven_to_one",
     },
 )

@@ -1,3 +1,4 @@
+# pyright: reportPrivateImportUsage=false
 """The step of an allocation: gates descend, multipliers ascend, weights have an AdamW of their own.
 
 Gates and multipliers are stepped by Adam without weight decay: decay would pull log-odds to an even
