@@ -39,7 +39,6 @@ def learned_window(
         The run configuration.
     """
     dtype = "float32" if device == "cpu" else "bfloat16"
-    rows = {"batch_size": 16, "length": 1024}
     return AllocationRun(
         teacher=teacher,
         allocation=AllocateStep(
@@ -48,7 +47,9 @@ def learned_window(
             scope=scope,
             unit=unit,
             data=data,
-            config=AllocateConfig(steps=gate_steps, multiplier_lr=0.1, dtype=dtype, **rows),
+            config=AllocateConfig(
+                steps=gate_steps, batch_size=16, length=1024, multiplier_lr=0.1, dtype=dtype
+            ),
         ),
         repair=RepairStep(
             data=data,
@@ -57,7 +58,8 @@ def learned_window(
                 dtype=dtype,
                 train={
                     "distill": {
-                        **rows,
+                        "batch_size": 16,
+                        "length": 1024,
                         "accumulation": 1,
                         "steps": repair_steps,
                         "lr": 4e-4,

@@ -18,6 +18,7 @@ from hydrahead.model.families.teacher import open_teacher
 from hydrahead.model.loading import load_model, load_tokenizer
 from hydrahead.plan import HeadPlan, HeadScores, ModelGeometry
 from hydrahead.plan.files import read_plan
+from hydrahead.plan.specs.window import WindowSpec
 from hydrahead.training.batch import Batch
 from hydrahead.training.data.packing import PackedBatches
 from hydrahead.training.data.sources import build_source
@@ -107,10 +108,15 @@ def blend_of(here: Path, pair: str) -> Any:
     return make_blend(model, open_teacher(here / "teacher"), chosen, twins=twins, seed=0)
 
 
-PAIRS = [WINDOW, "full:gated_delta", "window:window=5:gated_delta", "full:window:window=5,rope=0"]
+PAIRS = [
+    WINDOW,
+    "full:gated_delta",
+    "window:window=5:gated_delta",
+    "full:window:window=5,qk_norm=false",
+]
 
 
-@pytest.mark.parametrize("pair", [*PAIRS[:3], "full:window:window=5,qk_norm=false"])
+@pytest.mark.parametrize("pair", PAIRS)
 def test_gates_of_zero_and_one_are_the_plan_they_round_to(
     here: Path, tmp_path: Path, pair: str
 ) -> None:
@@ -415,6 +421,12 @@ def test_bad_input_is_refused_and_leaves_nothing(
     with pytest.raises(HydraHeadError, match=words):
         learn(here, tmp_path / "out", **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mixer_with_heads_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WindowSpec, "takes_slots", False)
+    with pytest.raises(HydraHeadError, match="cannot start from the teacher"):
+        parse_pair("full:window:window=5", length=32)
 
 
 def test_a_hybrid_is_no_teacher(here: Path, tmp_path: Path) -> None:
