@@ -244,7 +244,7 @@ def _fixed_ratio(geometry: ModelGeometry, fraction: float, seed: int) -> list[tu
 def _measured(directory: Path, settings: Settings) -> dict[str, Any]:
     model = load_model(directory, device=settings.device)
     asked = _questions(settings)
-    right = answers(model, asked, batch_size=32)
+    right = answers(model, asked, batch_size=16)
     return {
         "recall": recall_table(asked, right, settings.edges),
         "text": mean_loss(model, iter(_held_out(settings))),

@@ -1,5 +1,6 @@
 """What the documents tell people to type works: Python blocks run, command lines parse."""
 
+import json
 import re
 import runpy
 import shlex
@@ -61,3 +62,11 @@ def test_links_lead_somewhere() -> None:
 def test_the_results_page_is_what_its_files_say() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "results_page.py"))["page"]()
     assert (ROOT / "docs" / "results" / "README.md").read_text() == made
+
+
+def test_the_allocation_page_is_what_its_file_says() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks" / "allocation" / "page.py"))
+    if made["RESULT"].exists():
+        assert made["PAGE"].read_text() == made["page"](json.loads(made["RESULT"].read_text()))
+    else:
+        assert not made["PAGE"].exists()

@@ -84,10 +84,12 @@ class Blend:
         layers: The free layers, ascending: row r of the gates belongs to `layers[r]`.
     """
 
-    def __init__(self, model: HydraForCausalLM, attentions: dict[int, BlendedAttention]) -> None:
+    def __init__(
+        self, model: HydraForCausalLM, attentions: dict[int, BlendedAttention], valve: Valve
+    ) -> None:
         self.model = model
         self.layers = tuple(attentions)
-        self._valve = next(iter(attentions.values()))._valve
+        self._valve = valve
         self._attentions = attentions
         geometry = model.config.head_plan.geometry
         self._num_q_heads = geometry.num_q_heads
@@ -147,7 +149,7 @@ def make_blend(
             _share_projections(kept, replacement)
         attentions[layer] = BlendedAttention(kept, replacement, valve, row)
         block.self_attn = attentions[layer]  # type: ignore[assignment]
-    return Blend(model, attentions)
+    return Blend(model, attentions, valve)
 
 
 def _started(

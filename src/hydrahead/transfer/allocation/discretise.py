@@ -68,27 +68,7 @@ def find_target(
         HydraHeadError: No or two budgets, one outside (0, 1), one that rounds to all units or none,
             bytes that no plan meets, or a layer scope for whole layers.
     """
-    if unit not in ("kv_head", "layer"):
-        raise HydraHeadError(f"unit is {unit!r}", mend="use kv_head or layer")
-    if unit == "layer" and scope == "layer":
-        raise HydraHeadError(
-            "a layer that is one unit cannot meet a budget by itself",
-            where="scope",
-            mend="use --scope global with --unit layer",
-        )
-    if (full_fraction is None) == (kv_bytes is None):
-        given = "no budget is" if full_fraction is None else "two budgets are"
-        raise HydraHeadError(f"{given} given", mend="give full_fraction or kv_bytes, not both")
-    if full_fraction is not None and not 0 < full_fraction < 1:
-        raise HydraHeadError(
-            f"full_fraction is {full_fraction}",
-            mend="give a share between 0 and 1: at either end there is nothing to learn",
-        )
-    if not geometry.free_layers:
-        raise HydraHeadError(
-            "every layer of the model has a sliding window of its own: nothing can be allocated",
-            mend="leave the model as it is; its cache is bounded already",
-        )
+    _check_budget(geometry, full_fraction, kv_bytes, unit, scope)
     layers = len(geometry.free_layers)
     columns = 1 if unit == "layer" else geometry.num_kv_heads
     rows = layers if scope == "layer" else 1
@@ -111,6 +91,37 @@ def find_target(
         kv_bytes=kv_bytes,
         full_fraction=count / per_row,
     )
+
+
+def _check_budget(
+    geometry: ModelGeometry,
+    full_fraction: float | None,
+    kv_bytes: tuple[int, int] | None,
+    unit: str,
+    scope: Scope,
+) -> None:
+    """What is wrong before anything is counted."""
+    if unit not in ("kv_head", "layer"):
+        raise HydraHeadError(f"unit is {unit!r}", mend="use kv_head or layer")
+    if unit == "layer" and scope == "layer":
+        raise HydraHeadError(
+            "a layer that is one unit cannot meet a budget by itself",
+            where="scope",
+            mend="use --scope global with --unit layer",
+        )
+    if (full_fraction is None) == (kv_bytes is None):
+        given = "no budget is" if full_fraction is None else "two budgets are"
+        raise HydraHeadError(f"{given} given", mend="give full_fraction or kv_bytes, not both")
+    if full_fraction is not None and not 0 < full_fraction < 1:
+        raise HydraHeadError(
+            f"full_fraction is {full_fraction}",
+            mend="give a share between 0 and 1: at either end there is nothing to learn",
+        )
+    if not geometry.free_layers:
+        raise HydraHeadError(
+            "every layer of the model has a sliding window of its own: nothing can be allocated",
+            mend="leave the model as it is; its cache is bounded already",
+        )
 
 
 def _count_of_bytes(
