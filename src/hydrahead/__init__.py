@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hydrahead.transfer.convert import convert
     from hydrahead.transfer.distill import distill
     from hydrahead.transfer.export import export
+    from hydrahead.transfer.surgery import restore_qk
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _PUBLIC = {
     "evaluate": "hydrahead.evaluation.runner",
     "export": "hydrahead.transfer.export",
     "make_plan": "hydrahead.plan.make",
+    "restore_qk": "hydrahead.transfer.surgery",
     "score_heads": "hydrahead.scoring.run",
     "write_report": "hydrahead.evaluation.report",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate",
     "export",
     "make_plan",
+    "restore_qk",
     "score_heads",
     "write_report",
 ]

@@ -21,6 +21,7 @@ from hydrahead.cli_frame import (
     run_app,
     verb,
 )
+from hydrahead.cli_surgery import add_verbs as add_surgery_verbs
 
 app = typer.Typer(
     add_completion=False,
@@ -175,6 +176,9 @@ def export(
 
     export_model(model, out, force=force)
     return _written(out)
+
+
+add_surgery_verbs(app)
 
 
 @verb(app)
