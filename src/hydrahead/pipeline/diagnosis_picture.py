@@ -81,7 +81,8 @@ def _drift(axes: Any, found: "Diagnosis") -> None:
             values = [getattr(change, role) for change in units]
             label = f"W_{role.upper()}, {kind}"
             axes.scatter(layers, values, marker=marker, color=colour, label=label, s=22)
-    axes.set_ylim(bottom=0)
+    largest = max((max(change.q, change.k) for change in found.changes), default=0.0)
+    axes.set_ylim(0, 1.15 * largest or 1.0)
     axes.set_xlabel("layer")
     axes.set_ylabel("relative change")
     axes.set_title("what fine-tuning moved", fontsize=9)

@@ -6,21 +6,19 @@ of the post checkpoint may have tokens more, as fine-tuning for chat adds them; 
 pre checkpoint must keep its number.
 """
 
-import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.families.teacher import HEAD, is_hybrid
-from hydrahead.model.families.values import INVALID, read_hybrid_config
+from hydrahead.model.families.values import read_hybrid_config
 from hydrahead.model.loading import load_tokenizer
 from hydrahead.model.safetensors_io import DTYPE_NAMES
+from hydrahead.transfer.surgery_families import text_settings
 
 DECISIVE = (
     "num_hidden_layers",
@@ -66,7 +64,7 @@ def require_same_model(
         )
     if is_hybrid(pre_config):
         _require_same_plan(pre, post, pre_config, post_config)
-    ours, theirs = _normalised(pre_config, pre), _normalised(post_config, post)
+    ours, theirs = text_settings(pre, pre_config), text_settings(post, post_config)
     for key in DECISIVE:
         if ours.get(key) != theirs.get(key):
             raise HydraHeadError(
@@ -155,23 +153,6 @@ def _require_same_plan(
             raise HydraHeadError(
                 f"the plans differ: layer {layer} has other parallel mixers", where=post, mend=_MEND
             )
-
-
-def _normalised(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The text model's configuration, old and new spellings made one where transformers can."""
-    inner = config.get("text_config")
-    text = {**config, **inner} if isinstance(inner, Mapping) else dict(config)
-    model_type = text.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        return text
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(text)).to_dict()
-    except INVALID as error:
-        raise HydraHeadError(
-            f"transformers cannot read it ({error})",
-            where=directory / "config.json",
-            mend="use the config.json that was saved with these weights",
-        ) from error
 
 
 def _vocabulary(directory: Path) -> Mapping[str, int]:

@@ -10,7 +10,6 @@ its other fields (an interval, an offset, a pattern). What differs beyond that i
 - Phi-3 keeps q, k and v in one tensor, one after the other.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,17 +95,43 @@ class _Sizes:
     head_dim: int
 
 
+def text_settings(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's settings, with its family's defaults where transformers knows it.
+
+    Args:
+        directory: Of the checkpoint.
+        config: Its config.json, which may hold the language model's part as `text_config`.
+
+    Raises:
+        HydraHeadError: transformers cannot read it.
+    """
+    inner = config.get("text_config")
+    raw = {**config, **inner} if isinstance(inner, Mapping) else dict(config)
+    outer = config.get("model_type")
+    if not isinstance(outer, str) or outer not in CONFIG_MAPPING:
+        return raw
+    try:
+        theirs = CONFIG_MAPPING[outer].from_pretrained(directory).get_text_config(decoder=True)
+    except (*INVALID, OSError) as error:
+        raise HydraHeadError(
+            f"transformers cannot read it ({str(error).strip().splitlines()[0]})",
+            where=directory / "config.json",
+            mend="use the config.json that was saved with these weights",
+        ) from error
+    derived = {key: getattr(theirs, key, None) for key in _LISTS}
+    lists = {key: list(value) for key, value in derived.items() if isinstance(value, list | tuple)}
+    return {**theirs.to_dict(), **lists}
+
+
 def family_units(
     directory: Path, config: Mapping[str, Any], reader: SafetensorsReader
 ) -> tuple[AttentionUnits, ...]:
     """The units of a checkpoint that is no hybrid of ours; raises as `surgery_units.find_units`."""
     where = directory / "config.json"
-    inner = config.get("text_config")
-    text: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
-    model_type = str(text.get("model_type") or config.get("model_type"))
-    layout = FAMILIES.get(model_type, Layout())
-    kinds = layer_kinds({**text, "model_type": model_type}, layout, where=where)
-    sizes = _sizes(text, model_type, where)
+    text = text_settings(directory, config)
+    layout = FAMILIES.get(str(text.get("model_type")), Layout())
+    kinds = _window_kinds(config, where) or layer_kinds(text, layout, where=where)
+    sizes = _sizes(text, where)
     prefix = _prefix(reader, kinds, layout, directory)
     found: list[AttentionUnits] = []
     for layer, kind in enumerate(kinds):
@@ -115,6 +140,14 @@ def family_units(
         elif kind is not None:
             found.append(_softmax_units(layer, kind, f"{prefix}.{layer}", sizes, layout, reader))
     return tuple(found)
+
+
+def _window_kinds(config: Mapping[str, Any], where: Path) -> tuple[Kind, ...] | None:
+    """Of the families whose windows this package knows; None for any other."""
+    if config.get("model_type") not in FAMILY_RULES:
+        return None
+    windows = ModelGeometry.from_config(config, where=where).layer_windows
+    return tuple("full" if window is None else "window" for window in windows)
 
 
 def layer_kinds(
@@ -129,12 +162,15 @@ def layer_kinds(
     if layout.every_layer is not None:
         return (layout.every_layer,) * num_layers
     listed = next((config[key] for key in _LISTS if isinstance(config.get(key), list)), None)
-    model_type = str(config["model_type"])
-    if listed is None and model_type in FAMILY_RULES:
-        windows = ModelGeometry.from_config(config, where=where).layer_windows
-        return tuple("full" if window is None else "window" for window in windows)
+    known = config.get("model_type") in CONFIG_MAPPING
+    if listed is None and known and config.get("sliding_window") is None:
+        listed = ["full_attention"] * num_layers
     if listed is None:
-        listed = _derived(model_type, config, where)
+        raise HydraHeadError(
+            f"nothing says which layers of a {config.get('model_type')!r} model are full attention",
+            where=where,
+            mend="write a list layer_types (full_attention, linear_attention, ...) there",
+        )
     if len(listed) != num_layers:
         raise HydraHeadError(
             f"{len(listed)} layer types for {num_layers} layers", where=where, mend="mend it"
@@ -147,32 +183,6 @@ def layer_kinds(
                 mend=f"known: {', '.join(LAYER_KINDS)}",
             )
     return tuple(LAYER_KINDS[str(name)] for name in listed)
-
-
-def _derived(model_type: str, config: Mapping[str, Any], where: Path) -> list[Any]:
-    """The layer types that the family's configuration class works out."""
-    mend = "write a list layer_types (full_attention, linear_attention, ...) into config.json"
-    if model_type not in CONFIG_MAPPING:
-        raise HydraHeadError(
-            f"nothing says which layers of a {model_type!r} model are full attention",
-            where=where,
-            mend=mend,
-        )
-    try:
-        theirs = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config)))
-    except INVALID as error:
-        raise HydraHeadError(f"not a {model_type} config ({error})", where=where) from error
-    for key in _LISTS:
-        found = getattr(theirs, key, None)
-        if isinstance(found, list | tuple):
-            return list(found)
-    if getattr(theirs, "sliding_window", None) is not None:
-        raise HydraHeadError(
-            f"nothing says which layers of this {model_type} model have windows",
-            where=where,
-            mend=mend,
-        )
-    return ["full_attention"] * _number(config, "num_hidden_layers", where)
 
 
 def _softmax_units(
@@ -308,23 +318,11 @@ def _norm(role: str, reader: SafetensorsReader) -> str | None:
     return name if name in reader else None
 
 
-def _sizes(config: Mapping[str, Any], model_type: str, where: Path) -> _Sizes:
-    if model_type in FAMILY_RULES:
-        geometry = ModelGeometry.from_config(config, where=where)
-        return _Sizes(
-            q_heads=geometry.num_q_heads,
-            kv_heads=geometry.num_kv_heads,
-            head_dim=geometry.head_dim,
-        )
-    full: dict[str, Any] = dict(config)
-    if model_type in CONFIG_MAPPING:  # config.json may leave out what is the family's default
-        defaults = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config)))
-        for key in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"):
-            full[key] = getattr(defaults, key, full.get(key))
-    q_heads = _number(full, "num_attention_heads", where)
-    width = full.get("head_dim") or _number(full, "hidden_size", where) // q_heads
+def _sizes(text: Mapping[str, Any], where: Path) -> _Sizes:
+    q_heads = _number(text, "num_attention_heads", where)
+    width = text.get("head_dim") or _number(text, "hidden_size", where) // q_heads
     return _Sizes(
-        q_heads=q_heads, kv_heads=full.get("num_key_value_heads") or q_heads, head_dim=width
+        q_heads=q_heads, kv_heads=text.get("num_key_value_heads") or q_heads, head_dim=width
     )
 
 

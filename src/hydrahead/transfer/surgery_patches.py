@@ -91,12 +91,14 @@ def patches(
         HydraHeadError: the variant asks for norms, biases or values that no unit has.
     """
     found = [patch for unit in units for patch in _unit_patches(unit, variant, pre, post)]
-    wanted = {
-        "q and k norms": (variant.norms, lambda name: name.endswith("norm.weight")),
-        "biases": (variant.bias, lambda name: name.endswith(".bias")),
-    }
-    for what, (asked, is_one) in wanted.items():
-        if asked and not any(is_one(patch.tensor) for patch in found):
+    changed = {patch.tensor for patch in found}
+    norms = {rows.norm for unit in units for rows in (unit.q, unit.k)}
+    biases = {name for name in changed if name.endswith(".bias")}
+    for asked, there, what in (
+        (variant.norms, norms & changed, "q and k norms"),
+        (variant.bias, biases, "biases"),
+    ):
+        if asked and not there:
             raise HydraHeadError(
                 f"the units have no {what} to restore",
                 where=f"--variant {variant.name}",
