@@ -164,13 +164,13 @@ def diagnosis_table(found: "Diagnosis") -> Table:
         table.add_column(name, justify="right")
     for rows in zip(*(found.recall[name] for name in MODELS), strict=True):
         cells = [f"{row.summary.mean:.3f} ({row.summary.standard_error:.3f})" for row in rows]
-        table.add_row(f"recall, needle {rows[0].distance} tokens back", *cells)
+        table.add_row(f"recall, {rows[0].distance} tokens back", *cells)
     for looks in zip(*(found.attention[name] for name in MODELS), strict=True):
         cells = [f"{look.mean_distance:.1f}" for look in looks]
-        table.add_row(f"layer {looks[0].layer}: mean attention distance", *cells)
+        table.add_row(f"layer {looks[0].layer}: attention distance", *cells)
     for change in found.changes:
-        moved = f"{_percent(change.q)}, {_percent(change.k)}"
-        table.add_row(f"layer {change.layer}, {change.kind}: W_Q, W_K moved", "", moved, "")
+        moved = f"{100 * change.q:.2f}, {100 * change.k:.2f} %"
+        table.add_row(f"layer {change.layer}, {change.kind}: moved (Q, K)", "", moved, "")
     return table
 
 

@@ -142,7 +142,7 @@ def _weights_keeper(kept: dict[int, Tensor], layer: int, rows: int) -> Any:
     return hook
 
 
-def _by_distance(weights: Float[Tensor, "r h s"], longest: int) -> Float[Tensor, " s"]:
+def _by_distance(weights: Float[Tensor, "r h s"], longest: int) -> Float[Tensor, " distances"]:
     """Mean over q_heads, summed over rows, by distance."""
     rows, _, keys = weights.shape
     mean = weights.double().mean(dim=1).cpu()
@@ -153,7 +153,7 @@ def _by_distance(weights: Float[Tensor, "r h s"], longest: int) -> Float[Tensor,
     )
 
 
-def _summary(layer: int, mass: Float[Tensor, " s"]) -> LayerAttention:
+def _summary(layer: int, mass: Float[Tensor, " distances"]) -> LayerAttention:
     total = float(mass.sum())
     if total == 0.0:
         raise HydraHeadError(f"layer {layer} has no full attention to look at")

@@ -20,11 +20,11 @@ from hydrahead.core.seeds import derive_seed
 from hydrahead.evaluation.results import RESULTS_NAME, EvaluationResults, read_results
 from hydrahead.evaluation.runner import evaluate
 from hydrahead.evaluation.statistics import Summary, difference, summarise
+from hydrahead.model.families.teacher import read_config
 from hydrahead.model.hub import resolve_model_dir
 from hydrahead.model.loading import load_any_causal_lm, load_tokenizer
 from hydrahead.pipeline.attention_distance import LayerAttention, attention_distance
 from hydrahead.pipeline.diagnosis_picture import draw_diagnosis
-from hydrahead.plan.geometry import ModelGeometry
 from hydrahead.tasks import build_task, codec_from_tokenizer
 from hydrahead.transfer.surgery import qk_changes, restore_qk
 from hydrahead.transfer.surgery_adapters import is_adapter
@@ -112,7 +112,14 @@ def diagnose(
             where="--task",
             mend="use niah_single or niah_multikey",
         )
-    tokens = length or _context(before)
+    limit = _context(before)
+    tokens = length or min(DEFAULT_LENGTH, limit or DEFAULT_LENGTH)
+    if limit is not None and tokens > limit:
+        raise HydraHeadError(
+            f"length {tokens} is beyond the model's context of {limit} tokens",
+            where="--length",
+            mend=f"ask for at most {limit}",
+        )
     changes = qk_changes(before, after, layers="all")  # refuses what does not belong together
     qk_changes(before, after, layers=layers)
     configuration = {
@@ -132,6 +139,7 @@ def diagnose(
         device=device,
         dtype=dtype,
     )
+    run.prompts(before)  # a length too short for the task shows before any work
     with open_artefact(
         out,
         kind=KIND,
@@ -211,9 +219,13 @@ class _Run:
         loaded = load_any_causal_lm(
             model, dtype=self.dtype, device=self.device, attn_implementation="eager"
         )
+        return attention_distance(loaded, self.prompts(model), layers=layers)
+
+    def prompts(self, model: Path) -> list[tuple[int, ...]]:
+        """A few prompts whose needles lie near and far."""
         codec = codec_from_tokenizer(load_tokenizer(model))
         task = build_task(self.task)
-        prompts = [
+        return [
             task.sample(
                 codec,
                 length=self.length,
@@ -223,7 +235,6 @@ class _Run:
             ).prompt_ids
             for index in range(_LOOKED_AT)
         ]
-        return attention_distance(loaded, prompts, layers=layers)
 
 
 def _three_models(
@@ -258,11 +269,9 @@ def _pooled(summaries: Sequence[Summary]) -> Summary:
     return whole.model_copy(update={"n": n, "standard_error": error})
 
 
-def _context(model: Path) -> int:
-    try:
-        limit = ModelGeometry.from_pretrained(model).max_positions
-    except HydraHeadError:  # a family that only transformers knows
-        config = read_json(model / "config.json")
-        inner = config.get("text_config")
-        limit = (inner if isinstance(inner, dict) else config).get("max_position_embeddings")
-    return min(DEFAULT_LENGTH, limit if isinstance(limit, int) else DEFAULT_LENGTH)
+def _context(model: Path) -> int | None:
+    """Tokens the model is made for; None where its configuration does not say."""
+    config = read_config(model)
+    inner = config.get("text_config")
+    limit = {**config, **(inner if isinstance(inner, dict) else {})}.get("max_position_embeddings")
+    return limit if isinstance(limit, int) else None

@@ -151,6 +151,7 @@ def spoil(adapter: Path, change: Any) -> None:
     save_file(change(load_file(path)), path)
 
 
+EMBEDDED = "base_model.model.a.lora_embedding_A"
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
 
 
@@ -173,7 +174,9 @@ FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
             "which PRE does not have",
         ),
         (
-            lambda d: spoil(d, lambda t: {**t, "base_model.model.a.lora_embedding_A": t[FIRST] + 1}),
+            lambda d: spoil(
+                d, lambda t: {**t, "base_model.model.a.lora_embedding_A": t[FIRST] + 1}
+            ),
             "no part of a plain LoRA",
         ),
     ],
