@@ -1,6 +1,7 @@
 """The study of QK-Restore on a small hybrid: collapse by fine-tuning, and what brings recall back.
 
     python benchmarks/qk_restore/study.py --out DIR [--device cuda] [--workers 12] [--minutes 8]
+    python benchmarks/qk_restore/study.py --out DIR --small [--base DIR]
     python benchmarks/qk_restore/study.py --out DIR --dry-run
 
 1. Per seed a base: the bundled small teacher, full_fraction 0.25 by its bundled scores, the rest
@@ -46,6 +47,17 @@ FULL: dict[str, Any] = {
     "samples": 40,
     "problems": 256,
     "eval_batch": 32,
+}
+SMALL: dict[str, Any] = {
+    "batch_size": 8,
+    "row_tokens": 128,
+    "snapshots": (40, 120),
+    "steps_per_problem": 5,
+    "recall_length": 512,
+    "distances": (96, 448),
+    "samples": 24,
+    "problems": 48,
+    "eval_batch": 8,
 }
 DRY: dict[str, Any] = {
     "batch_size": 2,
@@ -119,7 +131,7 @@ class Study:
         self.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        self.settings = DRY if options.dry_run else FULL
+        self.settings = DRY if options.dry_run else SMALL if options.small else FULL
         self.seeds = SEEDS[:1] if options.dry_run else SEEDS[: options.seeds]
         self.notes: dict[str, Any] = {}
         self.failed: list[str] = []
@@ -275,6 +287,7 @@ def main() -> None:
     parser.add_argument("--linear", default="lightning")
     parser.add_argument("--base", help="a base hybrid for all seeds, instead of making one each")
     parser.add_argument("--rates", default=",".join(f"{rate:g}" for rate in RATES))
+    parser.add_argument("--small", action="store_true", help="what a CPU can do in an hour")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     # The torch reference everywhere: no kernel is compiled, and every process starts at once.

@@ -22,7 +22,7 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The small teacher, and what is left of it when queries and keys of layers 4 and 5 are noise."""
+    """The small teacher, and the same with noise for queries and keys in layers 4 and 5."""
     folder = tmp_path_factory.mktemp("pair")
     before, after = folder / "pre", folder / "post"
     for directory in (before, after):
