@@ -178,9 +178,6 @@ def export(
     return _written(out)
 
 
-add_surgery_verbs(app)
-
-
 @verb(app)
 def distill(
     model: option.Hybrid,
@@ -244,6 +241,9 @@ def distill(
         for stage in summary["stages"]
     ]
     return _written(out, Outcome(data={"training": summary}, lines=lines))
+
+
+add_surgery_verbs(app)
 
 
 @verb(app)

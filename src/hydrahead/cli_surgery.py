@@ -1,20 +1,14 @@
 """The verbs around QK-Restore: `restore-qk` and `diagnose`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 from typer import Argument, Option
 
 from hydrahead import cli_options as option
 from hydrahead.cli_frame import Outcome, pick_device, verb
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hydrahead.pipeline.diagnose import Diagnosis
-    from hydrahead.transfer.surgery_report import UnitChange
 
 Pre = Annotated[str, Argument(metavar="PRE", help="The checkpoint before fine-tuning.")]
 Post = Annotated[str, Argument(metavar="POST", help="The one after it, or a LoRA adapter on PRE.")]
@@ -63,6 +57,7 @@ def restore_qk(
     back. Nothing is trained.
     """
     from hydrahead.core.jsonio import read_json
+    from hydrahead.pipeline.diagnosis_table import change_table
     from hydrahead.transfer.surgery import RESTORED_NAME, qk_changes
     from hydrahead.transfer.surgery import restore_qk as restore
 
@@ -80,7 +75,7 @@ def restore_qk(
     restored = read_json(out / RESTORED_NAME)
     numbers = sorted({unit["layer"] for unit in restored["units"]})
     data = {"out": str(out), "variant": variant, "layers": numbers, **restored}
-    lines: list[Table | str] = []
+    lines: list[RenderableType] = []
     if report:
         changes = qk_changes(pre, post, layers=layers)
         data["changes"] = [change.model_dump(mode="json") for change in changes]
@@ -112,8 +107,9 @@ def diagnose(
     One table and one picture: recall by distance, attention by distance, and drift by layer, of
     the model before, after, and restored.
     """
-    from hydrahead.pipeline.diagnose import PICTURE_NAME, read_diagnosis, recovery
+    from hydrahead.pipeline.diagnose import PICTURE_NAME
     from hydrahead.pipeline.diagnose import diagnose as diagnose_models
+    from hydrahead.pipeline.diagnosis_table import diagnosis_outcome
 
     diagnose_models(
         pre,
@@ -130,49 +126,8 @@ def diagnose(
         dtype=dtype,
         force=force,
     )
-    found = read_diagnosis(out)
-    far = recovery(found)
-    verdict = (
-        f"far needles: fine-tuning cost {far['lost']:.3f} ({far['lost_error']:.3f}) of recall, "
-        f"restoring gives back {far['back']:.3f} ({far['back_error']:.3f})"
+    data, lines = diagnosis_outcome(out)
+    return Outcome(
+        data={"out": str(out), **data},
+        lines=[*lines, f"wrote {out / PICTURE_NAME}", f"wrote {out}"],
     )
-    data = {"out": str(out), "far": far, **found.model_dump(mode="json")}
-    lines = [diagnosis_table(found), verdict, f"wrote {out / PICTURE_NAME}", f"wrote {out}"]
-    return Outcome(data=data, lines=lines)
-
-
-def change_table(changes: "Sequence[UnitChange]") -> Table:
-    """A line per mixer."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("layer", "kind"):
-        table.add_column(name)
-    for name in ("W_Q", "W_K", "W_V"):
-        table.add_column(name, justify="right")
-    for change in changes:
-        values = [_percent(value) for value in (change.q, change.k, change.v)]
-        table.add_row(str(change.layer), change.kind, *values)
-    return table
-
-
-def diagnosis_table(found: "Diagnosis") -> Table:
-    """Recall, attention distance and drift, before, after and restored."""
-    from hydrahead.pipeline.diagnose import MODELS
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in MODELS:
-        table.add_column(name, justify="right")
-    for rows in zip(*(found.recall[name] for name in MODELS), strict=True):
-        cells = [f"{row.summary.mean:.3f} ({row.summary.standard_error:.3f})" for row in rows]
-        table.add_row(f"recall, {rows[0].distance} tokens back", *cells)
-    for looks in zip(*(found.attention[name] for name in MODELS), strict=True):
-        cells = [f"{look.mean_distance:.1f}" for look in looks]
-        table.add_row(f"layer {looks[0].layer}: attention distance", *cells)
-    for change in found.changes:
-        moved = f"{100 * change.q:.2f}, {100 * change.k:.2f} %"
-        table.add_row(f"layer {change.layer}, {change.kind}: moved (Q, K)", "", moved, "")
-    return table
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hydrahead.model.loading import load_model
+from hydrahead.core.errors import HydraHeadError
+from hydrahead.model.loading import load_any_causal_lm, load_model
 from hydrahead.pipeline.attention_distance import EDGES, attention_distance
+from surgery_cases import save_foreign
 from tiny_teachers import save_teacher
 
 PROMPTS = [[1, *range(3, 40)], [1, *range(20, 31)]]
@@ -38,3 +40,18 @@ def test_known_attention_is_told(tmp_path: Path) -> None:
     inside = [min(stop, last + 1) - start for start, stop in itertools.pairwise(EDGES)]
     expected = [max(count, 0) / (last + 1) for count in inside]
     assert found.shares[:-1] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("family", "layer"), [("qwen3_next", 3), ("falcon_h1", 1)])
+def test_hybrids_of_transformers_hand_out_weights(tmp_path: Path, family: str, layer: int) -> None:
+    directory = save_foreign(tmp_path / family, family)
+    model = load_any_causal_lm(directory, attn_implementation="eager")
+    [found] = attention_distance(model, [PROMPTS[0]], layers=(layer,), rows=1)
+    assert sum(found.shares) == pytest.approx(1, abs=1e-5)
+    assert 0 < found.mean_distance < len(PROMPTS[0])
+
+
+def test_a_layer_without_weights_is_named(tmp_path: Path) -> None:
+    model = load_any_causal_lm(save_foreign(tmp_path / "m", "qwen3_next"))  # sdpa hands out none
+    with pytest.raises(HydraHeadError, match="layer 3 does not hand out its attention weights"):
+        attention_distance(model, [PROMPTS[0]], layers=(3,))

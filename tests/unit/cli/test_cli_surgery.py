@@ -11,6 +11,7 @@ from command_line import Shell
 from hydrahead.assets import __file__ as assets
 from hydrahead.core.jsonio import read_json
 from hydrahead.model.checkpoint import SafetensorsReader
+from surgery_cases import save_adapter
 
 TEACHER = Path(assets).parent / "small_teacher"
 
@@ -97,5 +98,15 @@ def test_a_diagnosis(shell: Shell, pair: tuple[Path, Path], tmp_path: Path) -> N
         assert all(sum(layer["shares"]) == pytest.approx(1) for layer in layers)
     moved = {change["layer"]: change["q"] for change in found["changes"]}
     assert [layer for layer, value in moved.items() if value > 0] == [4, 5]
+    inspected, _ = shell("inspect", out)
+    assert inspected.splitlines()[0:9] == printed.splitlines()[0:9]
     with pytest.raises(Exception, match="no weights"):
         SafetensorsReader(out)  # the copies it needed are gone
+
+
+def test_an_adapter_is_inspected(shell: Shell, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    modules = ["model.layers.0.mlp.up_proj", "model.layers.4.self_attn.q_proj"]
+    adapter = save_adapter(tmp_path / "adapter", pair[0], modules)
+    shell("restore-qk", pair[0], adapter, tmp_path / "out")
+    printed, _ = shell("inspect", tmp_path / "out")
+    assert "LoRA adapter of rank 2 on 1 modules\nmodel.layers.0.mlp.up_proj\n" in printed
