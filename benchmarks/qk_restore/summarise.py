@@ -8,6 +8,7 @@ binomial one of its samples, and says so in `num_seeds`.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def main(source: Path, target: Path) -> None:
         name = arm["arm"]["kind"] + (" frozen" if arm["arm"]["frozen"] else "")
         groups.setdefault(name, []).append(arm)
     short = {key: results[key] for key in ("command", "commit", "hardware", "seconds", "linear")}
+    # Where things lay on the machine tells nobody anything.
+    short["command"] = re.sub(r"(?<= )/\S+", "DIR", short["command"])
     short |= {"settings": results["settings"], "notes": results["notes"], "rate": rate}
     short["cut"] = [arm["arm"]["name"] for arm in arms if not complete(arm)]
     short["failed"] = results["failed"]
