@@ -134,7 +134,9 @@ def qk_restore() -> list[str]:
             "",
             f"Width of the attention gradient on chains, tokens: {widths}. Mean attention",
         ]
-        parts += [f"distance there: {looks}. Relative change of weights: {moved}."]
+        loss = "{:.4f} ({:.4f})".format(*group["final_loss"])
+        parts += [f"distance there: {looks}. Relative change of weights: {moved}. Training loss"]
+        parts += [f"at the end: {loss}."]
     return parts
 
 

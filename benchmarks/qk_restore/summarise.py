@@ -85,6 +85,7 @@ def group_summary(arms: Sequence[Any]) -> dict[str, Any]:
         "seeds": [arm["arm"]["seed"] for arm in arms],
         "num_seeds": len(arms),
         "rows": rows,
+        "final_loss": mean_and_error([final_loss(arm) for arm in arms]),
         "drift": over_seeds([entry["drift"] for entry in last]),
         "gradient_width": {
             name: over_seeds([{"W": p["gradient_width"]} for p in found])["W"]
@@ -105,6 +106,13 @@ def group_summary(arms: Sequence[Any]) -> dict[str, Any]:
             },
         },
     }
+
+
+def final_loss(arm: Any) -> float:
+    """Mean of the last fifth of the training losses that were noted."""
+    noted = [loss for _, loss in arm["losses"]]
+    last = noted[-max(1, len(noted) // 5) :]
+    return sum(last) / len(last)
 
 
 def over_seeds(values: Sequence[dict[str, float]]) -> dict[str, list[float]]:
