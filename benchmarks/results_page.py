@@ -101,6 +101,55 @@ def small_teacher() -> list[str]:
     ]
 
 
+def qk_restore() -> list[str]:
+    """Recall and task accuracy before and after fine-tuning, and after every restoration."""
+    result = load("qk_restore")
+    columns = list(result["groups"]["chain"]["rows"]["before"])
+    parts = [
+        "## QK-Restore on a small hybrid",
+        "",
+        f"{result['hardware']}, commit {str(result['commit'])[:12]}, `{result['command']}`; "
+        f"learning rate {result['rate']:g}, {result['settings']['snapshots'][-1]} steps, prompts "
+        f"of {result['settings']['recall_length']} tokens, n = {result['settings']['samples']} per "
+        "task, distance and seed. In percent, mean over seeds (standard error over seeds). near: "
+        f"{_distances(result, far=False)} tokens back, far: {_distances(result, far=True)}.",
+    ]
+    for name, group in result["groups"].items():
+        rows = [
+            [row, *(_percent(values[column]) for column in columns)]
+            for row, values in group["rows"].items()
+        ]
+        parts += ["", f"Fine-tuned on: {name} ({group['num_seeds']} seeds)", ""]
+        parts += table(["", *columns], rows)
+        widths = ", ".join(
+            f"{key} {value[0]:.0f} ({value[1]:.1f})"
+            for key, value in group["gradient_width"].items()
+        )
+        looks = ", ".join(
+            f"{key} {value[0]:.1f} ({value[1]:.1f})"
+            for key, value in group["attention_distance"].items()
+        )
+        moved = ", ".join(f"{key} {100 * value[0]:.1f} %" for key, value in group["drift"].items())
+        parts += [
+            "",
+            f"Width of the attention gradient on chains, tokens: {widths}. Mean attention",
+        ]
+        loss = "{:.4f} ({:.4f})".format(*group["final_loss"])
+        parts += [f"distance there: {looks}. Relative change of weights: {moved}. Training loss"]
+        parts += [f"at the end: {loss}."]
+    return parts
+
+
+def _distances(result: Any, *, far: bool) -> str:
+    given = result["settings"]["distances"]
+    away = [d for d in given if d >= 1024] or given[-1:]
+    return ", ".join(str(d) for d in given if (d in away) == far)
+
+
+def _percent(value: list[float]) -> str:
+    return f"{100 * value[0]:.1f} ({100 * value[1]:.1f})"
+
+
 def page() -> str:
     """The whole page."""
     head = [
@@ -109,7 +158,7 @@ def page() -> str:
         "Made by `python benchmarks/results_page.py` from the JSON files in this folder, which",
         "hold command, commit, hardware and n.",
     ]
-    parts = [head, kernels(), long_context(), small_teacher()]
+    parts = [head, kernels(), long_context(), small_teacher(), qk_restore()]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

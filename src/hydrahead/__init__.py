@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydrahead.transfer.convert import convert
     from hydrahead.transfer.distill import distill
     from hydrahead.transfer.export import export
+    from hydrahead.transfer.surgery import restore_qk
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _PUBLIC = {
     "evaluate": "hydrahead.evaluation.runner",
     "export": "hydrahead.transfer.export",
     "make_plan": "hydrahead.plan.make",
+    "restore_qk": "hydrahead.transfer.surgery",
     "score_heads": "hydrahead.scoring.run",
     "write_report": "hydrahead.evaluation.report",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate",
     "export",
     "make_plan",
+    "restore_qk",
     "score_heads",
     "write_report",
 ]

@@ -22,6 +22,7 @@ from hydrahead.cli_frame import (
     run_app,
     verb,
 )
+from hydrahead.cli_surgery import add_verbs as add_surgery_verbs
 
 app = typer.Typer(
     add_completion=False,
@@ -244,6 +245,7 @@ def distill(
 
 
 verb(app)(allocate)
+add_surgery_verbs(app)
 
 
 @verb(app)

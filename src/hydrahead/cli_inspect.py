@@ -130,6 +130,22 @@ def _show_evaluation(path: Path | str) -> Outcome:
     return evaluation_outcome(Path(path))
 
 
+def _show_diagnosis(path: Path | str) -> Outcome:
+    from hydrahead.pipeline.diagnosis_table import diagnosis_outcome
+
+    data, lines = diagnosis_outcome(Path(path))
+    return Outcome(data=data, lines=lines)
+
+
+def _show_adapter(path: Path | str) -> Outcome:
+    from hydrahead.core.jsonio import read_json
+
+    config = read_json(Path(path) / "adapter_config.json")
+    modules = config["target_modules"]
+    line = f"LoRA adapter of rank {config.get('r')} on {len(modules)} modules"
+    return Outcome(data={"adapter": config}, lines=[line, *modules])
+
+
 def evaluation_outcome(path: Path) -> Outcome:
     """Scores of every model, task by task, all lengths and depths together."""
     from hydrahead.evaluation.results import all_tasks, read_results
@@ -190,4 +206,6 @@ _SHOW: Mapping[str, Callable[[Path | str], Outcome]] = {
     "model": _show_model,
     "checkpoint": _show_model,
     "evaluation": _show_evaluation,
+    "diagnosis": _show_diagnosis,
+    "adapter": _show_adapter,
 }

@@ -21,6 +21,7 @@ PUBLIC = [
     "evaluate",
     "export",
     "make_plan",
+    "restore_qk",
     "score_heads",
     "write_report",
 ]

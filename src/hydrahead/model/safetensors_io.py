@@ -102,6 +102,14 @@ def read_tensor(entry: TensorEntry) -> Tensor:
     return _read_bytes(entry, 0, entry.num_bytes).view(entry.dtype).reshape(entry.shape)
 
 
+def read_rows(entry: TensorEntry, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of the leading axis in fresh CPU memory; raises as `read_tensor` does."""
+    assert 0 <= start <= stop <= entry.shape[0], f"{entry.name} has no rows {start} to {stop}"
+    row_bytes = entry.num_bytes // entry.shape[0]
+    flat = _read_bytes(entry, start * row_bytes, stop * row_bytes)
+    return flat.view(entry.dtype).reshape(stop - start, *entry.shape[1:])
+
+
 def read_pieces(entry: TensorEntry, max_bytes: int) -> Iterator[Tensor]:
     """The tensor's values as flat pieces of at most `max_bytes`; raises as `read_tensor` does."""
     step = max_bytes // entry.dtype.itemsize * entry.dtype.itemsize

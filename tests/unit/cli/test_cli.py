@@ -49,7 +49,8 @@ def made(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_every_verb_and_fits_80_columns(shell: Shell) -> None:
     out, _ = shell()
     assert " ".join(VERBS) == (
-        "score plan convert export distill allocate evaluate report generate inspect run demo"
+        "score plan convert export distill allocate restore-qk diagnose evaluate report generate "
+        "inspect run demo"
     )
     for verb in VERBS:
         assert f"\n  {verb} " in out
