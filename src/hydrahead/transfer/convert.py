@@ -17,7 +17,7 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
 from hydrahead.core.progress import Progress
 from hydrahead.core.seeds import derive_seed
-from hydrahead.mixers.contract import HeadMixer
+from hydrahead.mixers.contract import HeadMixer, ParallelMixer
 from hydrahead.model.attention import HydraAttention
 from hydrahead.model.checkpoint import ShardWriter
 from hydrahead.model.configuration import HydraConfig
@@ -152,8 +152,19 @@ class _Conversion:
                 self.twins.fill(mixer, twin)
             else:
                 mixer.init_from_teacher(heads.cut(assignment))
+        self._fill_parallel(attention, layer)
         self._set_gamma(attention, layer)
         return attention
+
+    def _fill_parallel(self, attention: HydraAttention, layer: int) -> None:
+        """The teacher's own parallel mixers as they are; the plan's others start as nothing."""
+        own = len(self.plan.geometry.parallel)
+        prefix = f"model.layers.{layer}.self_attn."
+        with torch.no_grad():
+            for name, tensor in self.teacher.parallel(layer):
+                attention.get_parameter(name.removeprefix(prefix)).copy_(tensor)
+        for mixer in cast(list[ParallelMixer], list(attention.parallel)[own:]):
+            mixer.init_beside_teacher()
 
     def _set_gamma(self, attention: HydraAttention, layer: int) -> None:
         fusion = attention.fusion
