@@ -95,6 +95,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     blocks: Sequence[nn.Module] | None = None,
     layer_by_layer: bool = False,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> TrainResult:
     """Train all parameters that require a gradient, or go on where an earlier call stopped.
 
@@ -111,6 +112,7 @@ def train(
             given.
         layer_by_layer: The objective holds one layer's activations at a time (for the memory
             estimate).
+        lr_scales: Parameter name -> what its learning rate is multiplied by.
 
     Raises:
         HydraHeadError: The run cannot fit into memory, the loss is not finite, a checkpoint is
@@ -118,7 +120,9 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; the step was finished and saved first.
     """
     require_memory(model, config, layer_by_layer=layer_by_layer)
-    run = _Run(model, objective, batches, config, directory, dict(identity or {}), label)
+    facts = dict(identity or {}) | ({"lr_scales": dict(lr_scales)} if lr_scales else {})
+    optimiser = MasterAdamW(model, config, lr_scales)
+    run = _Run(optimiser, model, objective, batches, config, directory, facts, label)
     blocks = decoder_layers(model) if blocks is None else blocks
     if config.compile:
         compile_layers(blocks)
@@ -140,6 +144,7 @@ class _Run:
 
     def __init__(
         self,
+        optimiser: MasterAdamW,
         model: nn.Module,
         objective: Objective,
         batches: ResumableBatches,
@@ -155,7 +160,7 @@ class _Run:
         self._label = label
         self._device = next(model.parameters()).device
         self._identity = identity | {"config": config.model_dump(mode="json")}
-        self._optimiser = MasterAdamW(model, config)
+        self._optimiser = optimiser
         self.step = 0
         self._tokens = 0
         self._final_loss = math.nan
