@@ -13,6 +13,7 @@ sequence borders. States and decays are fp32. fla is imported inside the functio
 its import fails.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.kernels.gpu_stack import detect_stack
 from hydrahead.kernels.kernel import Kernel
 from hydrahead.kernels.opaque import opaque_when_compiled
@@ -27,6 +29,7 @@ from hydrahead.kernels.packing import pack
 from hydrahead.kernels.refusals import is_known_wrong
 from hydrahead.kernels.ssd.products import scan_by_products
 
+ROUTE_VARIABLE = "HYDRAHEAD_SSD_ROUTE"
 Scan = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -94,9 +97,24 @@ ROUTES: dict[str, Scan] = {
 
 
 def training_route(device: torch.device, dtype: torch.dtype) -> str:
-    """The route whose backward is right on this device: simple_gla where it is, else gla."""
+    """The route whose backward is right on this device: simple_gla where it is, else gla.
+
+    The environment variable HYDRAHEAD_SSD_ROUTE names another one.
+
+    Raises:
+        HydraHeadError: it names none, or the one that is wrong here.
+    """
     wrong = is_known_wrong("simple_gla", dtype, detect_stack(device))
-    return "gla" if wrong else "simple_gla"
+    chosen = os.environ.get(ROUTE_VARIABLE) or ("gla" if wrong else "simple_gla")
+    if chosen not in ROUTES:
+        raise unknown_name(f"{ROUTE_VARIABLE} setting", chosen, ROUTES)
+    if chosen == "simple_gla" and wrong:
+        raise HydraHeadError(
+            "the backward pass of simple_gla is wrong on this GPU (fla issue 640)",
+            where=ROUTE_VARIABLE,
+            mend="use gla or products, or drop the setting",
+        )
+    return chosen
 
 
 def ssd_chunked(
