@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -43,10 +44,7 @@ class Study:
         self.out, self.dry = out, dry
         self.started = time.time()
         self.deadline = self.started + 60 * minutes
-        self.scratch = out.parent / f"{out.name}_scratch" if dry else Path("/tmp/falcon_study")
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        for old in self.scratch.glob("*.json"):
-            old.unlink()
+        self.scratch = Path(tempfile.mkdtemp(prefix="falcon_h1_"))
         out.mkdir(parents=True, exist_ok=True)
         self.size = Size(layers=2, hidden=32, head_dim=16, state=8) if dry else Size()
         small = {"steps": 12, "tokens_per_step": 512, "samples": 8, "text_rows": 4}
