@@ -45,7 +45,7 @@ class ScaledMLP(LlamaMLP):
         super().__init__(config)
         self.gate_factor, self.down_factor = config.mlp_multipliers or (1.0, 1.0)
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """The MLP of every token."""
         gate = self.act_fn(scaled(self.gate_proj(x), self.gate_factor))
         return scaled(self.down_proj(gate * self.up_proj(x)), self.down_factor)
