@@ -132,7 +132,7 @@ def make(extent: Extent, directory: Path, workers: int) -> None:
             columns = [np.stack(column) for column in zip(*made, strict=True)]
             for name, column in zip(("ids", "labels", "weights"), columns, strict=True):
                 np.save(directory / f"phase{number}_{name}.npy", column)
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{key}/{name}": array
             for key, future in samples.items()
             for name, array in future.result().items()

@@ -5,13 +5,10 @@ Facts: transformers' FalconH1Config (its defaults hold where a key is missing) a
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, cast
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.core.jsonio import validation_error
-from hydrahead.plan.problems import is_integer
+from hydrahead.plan.problems import is_integer, is_object, validated
 from hydrahead.plan.specs.mamba2 import Mamba2Spec
 
 DEFAULTS: Mapping[str, Any] = {
@@ -66,27 +63,23 @@ def mamba2_of(config: Mapping[str, Any]) -> tuple[Mamba2Spec]:
     least, greatest = _step_limits(full["time_step_limit"])
     names = {False: "after_gate", True: "before_gate"}
     norm = names[bool(full["mamba_norm_before_gate"])] if full["mamba_rms_norm"] else "none"
-    factors = _factors(full["ssm_multipliers"])
-    try:
-        spec = Mamba2Spec(
-            heads=heads,
-            head_dim=width // heads,
-            state_size=full["mamba_d_state"],
-            groups=full["mamba_n_groups"],
-            conv_size=full["mamba_d_conv"],
-            conv_bias=full["mamba_conv_bias"],
-            input_bias=full["mamba_proj_bias"],
-            output_bias=full["projectors_bias"],
-            norm=norm,  # type: ignore[arg-type]
-            dt_min=least,
-            dt_max=greatest,
-            input_multiplier=full["ssm_in_multiplier"],
-            output_multiplier=full["ssm_out_multiplier"],
-            **{f"{name}_multiplier": factor for name, factor in factors.items()},
-        )
-    except ValidationError as error:
-        raise validation_error(error, model=Mamba2Spec, where="Mamba-2 heads") from None
-    return (spec,)
+    data: dict[str, Any] = {
+        "heads": heads,
+        "head_dim": width // heads,
+        "state_size": full["mamba_d_state"],
+        "groups": full["mamba_n_groups"],
+        "conv_size": full["mamba_d_conv"],
+        "conv_bias": full["mamba_conv_bias"],
+        "input_bias": full["mamba_proj_bias"],
+        "output_bias": full["projectors_bias"],
+        "norm": norm,
+        "dt_min": least,
+        "dt_max": greatest,
+        "input_multiplier": full["ssm_in_multiplier"],
+        "output_multiplier": full["ssm_out_multiplier"],
+    }
+    factors = {f"{name}_multiplier": m for name, m in _factors(full["ssm_multipliers"]).items()}
+    return (validated(Mamba2Spec, data | factors, where="Mamba-2 heads"),)
 
 
 def _width(full: Mapping[str, Any]) -> int:
@@ -101,15 +94,16 @@ def _width(full: Mapping[str, Any]) -> int:
 def _step_limits(limits: Any) -> tuple[float, float | None]:
     if limits is None:
         return 0.0, None
-    if not isinstance(limits, Sequence) or len(limits) != 2:
+    pair = _listed(limits)
+    if len(pair) != 2:
         raise HydraHeadError(f"time_step_limit is {limits!r}", mend="give two numbers, or null")
-    least, greatest = (_number(limit) for limit in limits)
+    least, greatest = (_number(limit) for limit in pair)
     return least, None if math.isinf(greatest) else greatest
 
 
 def _number(value: Any) -> float:
     """A number; transformers writes an infinite one as an object with its name."""
-    if isinstance(value, Mapping):
+    if is_object(value):
         value = value.get("__float__")
     try:
         return float(value)
@@ -122,8 +116,14 @@ def _number(value: Any) -> float:
 def _factors(given: Any) -> dict[str, float]:
     if given is None:
         return dict.fromkeys(_CHUNKS, 1.0)
-    if not isinstance(given, Sequence) or len(given) != len(_CHUNKS):
+    listed = _listed(given)
+    if len(listed) != len(_CHUNKS):
         raise HydraHeadError(
             f"ssm_multipliers is {given!r}", mend="give five numbers: for z, x, B, C and dt"
         )
-    return dict(zip(_CHUNKS, given, strict=True))
+    return dict(zip(_CHUNKS, listed, strict=True))
+
+
+def _listed(value: Any) -> list[Any]:
+    """The items of a list or tuple, nothing of anything else."""
+    return list(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else []

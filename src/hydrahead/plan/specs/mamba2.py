@@ -7,7 +7,7 @@ of `full_fraction`. One fp32 state of state_size x head_dim per head, whatever t
 last `conv_size - 1` inputs of the convolution on x, B and C.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -60,12 +60,12 @@ class Mamba2Spec(MixerSpec, frozen=True):
     @classmethod
     def examples(cls) -> list["Mamba2Spec"]:
         """Settings for tests that go through the table: each way of every switch."""
-        small = {"heads": 4, "head_dim": 3, "state_size": 5}
-        multipliers = {
+        small: dict[str, Any] = {"heads": 4, "head_dim": 3, "state_size": 5}
+        multipliers: dict[str, Any] = {
             f"{name}_multiplier": 0.7 + 0.2 * place
             for place, name in enumerate(("z", "x", "b", "c", "dt", "input", "output"))
         }
-        biases = {"conv_bias": False, "input_bias": True, "output_bias": True}
+        biases: dict[str, Any] = {"conv_bias": False, "input_bias": True, "output_bias": True}
         return [
             cls(**small),
             cls(**small, groups=2, norm="after_gate", **multipliers),
