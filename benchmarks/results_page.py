@@ -102,7 +102,7 @@ def small_teacher() -> list[str]:
 
 
 def falcon_h1() -> list[str]:
-    """The Falcon-H1 study, where its result file is there: recall and text loss, mean over seeds."""
+    """The Falcon-H1 study, if its file is there: recall and text loss, mean over seeds."""
     if not (RESULTS / "falcon_h1.json").exists():
         return []
     result = load("falcon_h1")
