@@ -32,7 +32,7 @@ def _phases(
 def falcon_h1_small(
     text: str | Path, device: str = "cuda", workers: int = 8, start: Start = "steps"
 ) -> PretrainJob:
-    """A Falcon-H1 of 1.8M parameters: 6 layers of 4 attention and 4 Mamba-2 heads, context 1024.
+    """A Falcon-H1 of 1.9M parameters: 6 layers of 4 attention and 4 Mamba-2 heads, context 1024.
 
     49M tokens in 3000 steps: minutes on a GPU, hours on one CPU core (1 - 2 s per 4096 tokens). Its
     shape is that of the arm `parallel` of benchmarks/falcon_h1, whose results are in
