@@ -150,6 +150,29 @@ def _percent(value: list[float]) -> str:
     return f"{100 * value[0]:.1f} ({100 * value[1]:.1f})"
 
 
+def falcon_h1() -> list[str]:
+    """The Falcon-H1 study, if its file is there: recall and text loss, mean over seeds."""
+    if not (RESULTS / "falcon_h1.json").exists():
+        return []
+    result = load("falcon_h1")
+    tasks = ("niah_single@512", "niah_multikey:keys=4@512", "mqar@512")
+    rows = []
+    for arm in dict.fromkeys(run["arm"] for run in result["runs"]):
+        runs = [run for run in result["runs"] if run["arm"] == arm]
+        means = [sum(r["tested"]["recall"][t] for r in runs) / len(runs) for t in tasks]
+        loss = sum(run["tested"]["text_loss"] for run in runs) / len(runs)
+        cells = [str(len(runs)), *(f"{100 * mean:.0f} %" for mean in means), f"{loss:.3f}"]
+        rows.append([arm, *cells])
+    return [
+        "## Falcon-H1: five ways to mix",
+        "",
+        f"Commit {result['git_commit'][:12]}, {result['steps']} steps, training route of the scan: "
+        f"{result['route']}.",
+        "",
+        *table(["arm", "seeds", *tasks, "text loss"], rows),
+    ]
+
+
 def page() -> str:
     """The whole page."""
     head = [
@@ -158,8 +181,8 @@ def page() -> str:
         "Made by `python benchmarks/results_page.py` from the JSON files in this folder, which",
         "hold command, commit, hardware and n.",
     ]
-    parts = [head, kernels(), long_context(), small_teacher(), qk_restore()]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    parts = [head, kernels(), long_context(), small_teacher(), qk_restore(), falcon_h1()]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 if __name__ == "__main__":

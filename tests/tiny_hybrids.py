@@ -76,6 +76,16 @@ def _slot_specs() -> dict[str, MixerSpec]:
     return {name: spec for name, spec in SPECS.items() if spec.takes_slots}
 
 
+def _parallel_specs() -> dict[str, MixerSpec]:
+    return {name: spec for name, spec in SPECS.items() if not spec.takes_slots}
+
+
+def beside(plan: HeadPlan, *specs: MixerSpec) -> HeadPlan:
+    """`plan` with parallel mixers in every layer."""
+    layers = tuple(LayerPlan(units=layer.units, parallel=specs) for layer in plan.layers)
+    return HeadPlan(geometry=plan.geometry, unit=plan.unit, layers=layers)
+
+
 def plans(geometry: ModelGeometry = GEOMETRY) -> Iterator[tuple[str, HeadPlan]]:
     """Every mixer on all heads, beside full attention by kv_heads and by q_heads, and all mixed."""
     for name, spec in _slot_specs().items():
@@ -88,8 +98,12 @@ def plans(geometry: ModelGeometry = GEOMETRY) -> Iterator[tuple[str, HeadPlan]]:
             full, other = preset_specs(preset, spec)
             yield f"{name}-{preset}-kv_head", _rotating(geometry, "kv_head", (full, other))
             yield f"{name}-{preset}-q_head", _rotating(geometry, "q_head", (full, other, other))
+    for name, spec in _parallel_specs().items():
+        yield f"{name}-everywhere", beside(HeadPlan.all_full(geometry), spec)
     everything = (FullSpec(), *(spec for spec in _slot_specs().values() if spec != FullSpec()))
     yield "everything-q_head", _rotating(geometry, "q_head", everything)
+    parallel = list(_parallel_specs().values())[1:3]
+    yield "everything-parallel", beside(_rotating(geometry, "kv_head", everything[1:]), *parallel)
     windows = (3, *geometry.layer_windows[1:])
     own = geometry.model_copy(update={"layer_windows": windows})
     yield "own-window", HeadPlan.uniform(own, SPECS["gated_delta-0"])

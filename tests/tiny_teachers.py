@@ -76,6 +76,41 @@ QWEN: Mapping[str, Mapping[str, Any]] = {
     "window_unused": {"use_sliding_window": False, "sliding_window": 7, "max_window_layers": 1},
     "layer_types": {"use_sliding_window": True, "sliding_window": 7, "layer_types": MIXED_LAYERS},
 }
+MAMBA: Mapping[str, Any] = {
+    "mamba_d_ssm": 24,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 6,
+    "mamba_d_state": 5,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+    "mamba_norm_before_gate": False,
+    "embedding_multiplier": 1.7,
+    "lm_head_multiplier": 0.6,
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 0.8,
+    "attention_out_multiplier": 0.9,
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.7,
+    "mlp_multipliers": [0.9, 0.6],
+    "ssm_multipliers": [0.85, 0.75, 1.4, 1.2, 0.7],
+}
+"""Every multiplier differs from 1, and from the others."""
+FALCON_H1: Mapping[str, Mapping[str, Any]] = {
+    "without_multipliers": {
+        **{name: 1.0 for name in MAMBA if name.endswith("multiplier")},
+        "mlp_multipliers": None,
+        "ssm_multipliers": None,
+    },
+    "norm": {"mamba_rms_norm": True},
+    "norm_before_gate": {"mamba_rms_norm": True, "mamba_norm_before_gate": True},
+    "two_groups": {"mamba_n_groups": 2},
+    "two_groups_norm": {"mamba_n_groups": 2, "mamba_rms_norm": True},
+    "expanded": {"mamba_d_ssm": None, "mamba_expand": 1, "mamba_d_head": "auto"},
+    "no_conv_bias": {"mamba_conv_bias": False},
+    "output_bias": {"projectors_bias": True},
+    "bias": {"attention_bias": True, "mlp_bias": True},
+    "step_limits": {"time_step_limit": (0.2, 0.7)},
+}
 OWN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "qwen3": {**QWEN, "bias": {"attention_bias": True}},
     "qwen2": QWEN,
@@ -92,11 +127,20 @@ OWN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "window": {"sliding_window": 7},
         "window_one_group": {"sliding_window": 5, **ONE_GROUP},
     },
+    "falcon_h1": FALCON_H1,
 }
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {"mistral": {"sliding_window": None}}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "falcon_h1": MAMBA,
+}
+LEFT_OUT = {("falcon_h1", "gelu")}
+"""Options of `COMMON` that a family does not have."""
 
 CASES: tuple[tuple[str, str], ...] = tuple(
-    (family, option) for family in OWN for option in (*COMMON, *OWN[family])
+    (family, option)
+    for family in OWN
+    for option in (*COMMON, *OWN[family])
+    if (family, option) not in LEFT_OUT
 )
 
 
@@ -115,7 +159,7 @@ def tiny_model(config: Any, *, seed: int = 0, attn_implementation: str = "sdpa")
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
-            elif name.endswith("bias"):
+            elif name.endswith(("bias", "A_log", ".D")):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     return model.eval()
 

@@ -4,7 +4,7 @@ Few distinct shapes on purpose: Triton compiles and tunes anew for every number 
 dtype and combination of options (a cold gated-delta forward and backward takes over a minute).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydrahead.core.provenance import git_commit, library_versions
+from hydrahead.kernels.backend import resolve
 from hydrahead.kernels.gpu_stack import detect_stack
+from hydrahead.kernels.kernel import KernelForm
+from hydrahead.kernels.ssd.fast import ROUTES
 
 HEADS = 4
 """q_heads of every case; the number of groups changes what the adapter does, not what compiles."""
@@ -31,6 +34,10 @@ class Case:
     batch: int = 2
     groups: int = HEADS
     heads: int = HEADS
+    value_dim: int | None = None
+    """Width of a value where it is not head_dim (a state-space head: head_dim is the state's)."""
+    route: str | None = None
+    """One of `kernels.ssd.fast.ROUTES` in place of what the backend would take."""
     state: bool = True
     lengths: tuple[tuple[int, ...], ...] | None = None
     """Lengths of packed documents, per row."""
@@ -51,6 +58,8 @@ class Case:
         """A short name that tells the case."""
         parts = [self.op, self.form, self.dtype, f"e{self.head_dim}", f"t{self.tokens}"]
         parts += [f"g{self.heads // self.groups}"]
+        parts += [f"v{self.value_dim}"] if self.value_dim else []
+        parts += [self.route] if self.route else []
         parts += ["state"] if self.state else []
         parts += ["docs"] if self.lengths else []
         parts += ["padded"] if self.padded else []
@@ -72,6 +81,8 @@ def inputs(case: Case, device: torch.device, seed: int = 0) -> dict[str, Tensor]
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=draw, device=device)
 
+    if case.op == "ssd":
+        return _scan_inputs(case, normal, uniform)
     b, t, h, n, e = case.batch, case.tokens, case.heads, case.groups, case.head_dim
     unit = case.op == "gated_delta"
     q, k, v = normal(b, t, h, e), normal(b, t, n, e), normal(b, t, n, e)
@@ -89,9 +100,32 @@ def inputs(case: Case, device: torch.device, seed: int = 0) -> dict[str, Tensor]
     return found
 
 
+def _scan_inputs(
+    case: Case, normal: Callable[..., Tensor], uniform: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """A state-space scan: q and k per group, values, decays and states per head."""
+    b, t, h, n, e = case.batch, case.tokens, case.heads, case.groups, case.head_dim
+    width = case.value_dim or e
+    found = {"q": normal(b, t, n, e), "k": normal(b, t, n, e), "v": normal(b, t, h, width)}
+    found = {name: (x / e**0.25).to(case.torch_dtype) for name, x in found.items()}
+    # Memories of 1 to 1000 tokens.
+    found["log_decay"] = -(10.0 ** (-3 * uniform(b, t, h)))
+    if case.state:
+        found["initial_state"] = normal(b, h, e, width)
+    return found
+
+
+def fast_form(case: Case, device: torch.device, *, needs_grad: bool) -> KernelForm:
+    """What is measured: the backend's choice, or the route that the case names."""
+    if case.route is not None:
+        return ROUTES[case.route]
+    kernel = resolve(case.op, device, case.torch_dtype, needs_grad=needs_grad, override="fast")
+    return getattr(kernel, case.form)
+
+
 def settings(case: Case, device: torch.device) -> dict[str, Any]:
     """The other arguments of the kernel."""
-    found: dict[str, Any] = {"scale": 1.0 if case.op == "gated_delta" else case.head_dim**-0.5}
+    found: dict[str, Any] = {"scale": case.head_dim**-0.5 if case.op == "lightning" else 1.0}
     if case.lengths is not None:
         rows = [[i for i, n in enumerate(row) for _ in range(n)] for row in case.lengths]
         found["documents"] = torch.tensor(rows, device=device)

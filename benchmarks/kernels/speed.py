@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from cases import Case, environment, inputs, settings
+from cases import Case, environment, fast_form, inputs, settings
 
 from hydrahead.core.jsonio import read_json, write_json
-from hydrahead.kernels.backend import REFERENCES, resolve
+from hydrahead.kernels.backend import REFERENCES
+from hydrahead.kernels.kernel import KernelForm
 
 CHUNK = 64
 HEADS = 14
@@ -34,13 +34,34 @@ def all_cases() -> list[Case]:
         cases += [replace(main, tokens=tokens) for tokens in (8192, 32768, 131072)]
         cases += [replace(main, tokens=32768, groups=HEADS // 2)]
         cases += [replace(main, form="recurrent", tokens=1, batch=batch) for batch in (1, 64)]
-    return cases
+    return cases + scan_cases()
+
+
+def scan_cases() -> list[Case]:
+    """Falcon-H1-0.5B's heads: 24 of 64 with a state of 128 in one group; every training route."""
+    main = Case(op="ssd", head_dim=128, value_dim=64, heads=24, groups=1, batch=1)
+    cases = [replace(main, tokens=tokens) for tokens in (8192, 32768, 131072)]
+    cases += [replace(main, tokens=8192, route=route) for route in ("gla", "products")]
+    tiny = replace(main, head_dim=64, value_dim=32, tokens=512, batch=64)
+    cases += [replace(tiny, route=route) for route in ("gla", "products")]
+    cases += [replace(tiny, dtype="float32", route=route) for route in ("simple_gla", "products")]
+    return cases + [replace(main, form="recurrent", tokens=1, batch=batch) for batch in (1, 64)]
 
 
 def floor_bytes(case: Case, backward: bool) -> int:
     """Bytes in and out; backward reads inputs and output gradients, writes input gradients."""
     size = case.torch_dtype.itemsize
     rows = case.batch * case.tokens
+    if case.op == "ssd":
+        width = case.value_dim or case.head_dim
+        values = rows * case.heads * width * size
+        reads = rows * 2 * case.groups * case.head_dim * size + values
+        gates, states = (
+            rows * case.heads * 4,
+            2 * case.batch * case.heads * case.head_dim * width * 4,
+        )
+        forward = reads + gates + values + states
+        return forward + (2 * (reads + gates) + values + 2 * states if backward else 0)
     reads = rows * case.head_dim * (case.heads + 2 * case.groups) * size
     gates = rows * case.groups * 8 if case.op == "gated_delta" else 0
     out = rows * case.head_dim * case.heads * size
@@ -57,6 +78,12 @@ def floor_flops(case: Case, backward: bool) -> int:
     values (6 * CHUNK * e), the inverse itself (CHUNK^2 / 3) and the state read by keys (2 e^2).
     """
     e, tokens = case.head_dim, case.batch * case.tokens
+    if case.op == "ssd":
+        # Scores once per group; per head the values within a chunk, and the state read and written.
+        width = case.value_dim or e
+        per_head = 4 * e * width + (0 if case.form == "recurrent" else 2 * CHUNK * width)
+        shared = 0 if case.form == "recurrent" else 2 * CHUNK * e * case.groups
+        return int(tokens * (per_head * case.heads + shared) * (3.5 if backward else 1))
     if case.form == "recurrent":
         return tokens * (2 * e * e * case.heads + (5 if case.op == "gated_delta" else 3) * e * e)
     per_head = 4 * CHUNK * e + 2 * e * e
@@ -82,14 +109,12 @@ def median_ms(call: Callable[[], None], runs: int) -> float:
     return statistics.median(times)
 
 
-def measure(kernel: Any, case: Case, device: torch.device, backward: bool, runs: int) -> float:
+def measure(form: KernelForm, case: Case, device: torch.device, backward: bool, runs: int) -> float:
     """Median milliseconds of forward, or of forward and backward."""
     named, rest = inputs(case, device), settings(case, device)
     leaves = {name: x.requires_grad_(backward and x.ndim > 1) for name, x in named.items()}
-    form = getattr(kernel, case.form)
-    weights = torch.randn(
-        case.batch, case.tokens, case.heads, case.head_dim, device=device, dtype=case.torch_dtype
-    )
+    size = (case.batch, case.tokens, case.heads, case.value_dim or case.head_dim)
+    weights = torch.randn(size, device=device, dtype=case.torch_dtype)
 
     def call() -> None:
         with torch.set_grad_enabled(backward):
@@ -110,6 +135,7 @@ def main() -> int:
     parser.add_argument("--copy-tb-s", type=float, default=4.2, help="copy bandwidth, TB/s")
     parser.add_argument("--matmul-tflop-s", type=float, default=752.0, help="bf16, TFLOP/s")
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--op", choices=list(REFERENCES), help="only this operation")
     parser.add_argument("--longest-reference", type=int, default=32768, help="tokens")
     arguments = parser.parse_args()
     device = torch.device("cuda", 0)
@@ -122,14 +148,15 @@ def main() -> int:
         return 1
     rows = []
     for case in all_cases():
+        if arguments.op not in (None, case.op):
+            continue
         for backward in (False, True) if case.needs_grad and case.tokens <= 32768 else (False,):
-            kernel = resolve(
-                case.op, device, case.torch_dtype, needs_grad=backward, override="fast"
-            )
-            fast = measure(kernel, case, device, backward, arguments.runs)
+            form = fast_form(case, device, needs_grad=backward)
+            fast = measure(form, case, device, backward, arguments.runs)
             slow = None
             if case.tokens <= arguments.longest_reference:
-                slow = measure(REFERENCES.load(case.op), case, device, backward, 3)
+                reference = getattr(REFERENCES.load(case.op), case.form)
+                slow = measure(reference, case, device, backward, 3)
             moved, done = floor_bytes(case, backward), floor_flops(case, backward)
             row = {
                 "case": case.label(),

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case, environment, inputs, settings
+from cases import Case, environment, fast_form, inputs, settings
 from torch import Tensor
 
 from hydrahead.core.jsonio import write_json
-from hydrahead.kernels.backend import REFERENCES, resolve
+from hydrahead.kernels.backend import REFERENCES
 
 TOLERANCES = {"bfloat16": 0.01, "float32": 0.004}
 """Of outputs, states and gradients; fp32 runs in TF32 inside fla."""
@@ -46,6 +46,7 @@ class Check:
 def all_cases(quick: bool) -> Iterator[Case]:
     """The matrix. Each new (head_dim, dtype) pair costs a minute or two of compilation."""
     packed = ((1, 63, 65, 871), (500, 500))
+    yield from scan_cases(quick, packed)
     for op in ("gated_delta", "lightning"):
         main = Case(op=op)
         yield main
@@ -70,6 +71,28 @@ def all_cases(quick: bool) -> Iterator[Case]:
             yield replace(
                 main, form="recurrent", tokens=5, head_dim=head_dim, dtype=dtype, groups=2
             )
+
+
+def scan_cases(quick: bool, packed: tuple[tuple[int, ...], ...]) -> Iterator[Case]:
+    """The state-space scan: what the backend takes, and each training route that may run here."""
+    main = Case(op="ssd", head_dim=128, value_dim=64, groups=1)
+    yield main
+    yield replace(main, form="recurrent", tokens=1)
+    for route in ("gla", "products"):
+        yield replace(main, tokens=200, route=route)
+    if quick:
+        return
+    for tokens in (1, 63, 1000):
+        yield replace(main, tokens=tokens)
+    yield replace(main, tokens=1000, groups=2)
+    yield replace(main, tokens=1000, state=False)
+    for route in (None, "products"):
+        yield replace(main, tokens=1000, lengths=packed, state=False, route=route)
+        yield replace(main, tokens=1000, lengths=packed, groups=2, route=route)
+    yield replace(main, form="recurrent", tokens=64, groups=2)
+    for head_dim, value_dim, dtype in ((64, 32, "bfloat16"), (32, 32, "bfloat16")):
+        yield replace(main, tokens=200, head_dim=head_dim, value_dim=value_dim, dtype=dtype)
+    yield replace(main, tokens=200, head_dim=64, dtype="float32")
 
 
 @contextmanager
@@ -128,9 +151,9 @@ def check(case: Case, device: torch.device) -> list[Check]:
         rest,
         case.needs_grad,
     )
-    kernel = resolve(case.op, device, case.torch_dtype, needs_grad=case.needs_grad, override="fast")
+    form = fast_form(case, device, needs_grad=case.needs_grad)
     with poisoned_memory(device):
-        ours = run(getattr(kernel, case.form), named, rest, case.needs_grad)
+        ours = run(form, named, rest, case.needs_grad)
     checks = []
     for name, exact in truth.items():
         table = GATE_TOLERANCES if name in GATES else TOLERANCES

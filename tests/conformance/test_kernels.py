@@ -16,8 +16,6 @@ from hydrahead.kernels.backend import resolve
 from hydrahead.model.cache import HydraCache
 from tiny_hybrids import PLANS, SPECS, assert_close, left_padded, tiny_hybrid
 
-SLOT_SPECS = [name for name, spec in SPECS.items() if spec.takes_slots]
-
 
 @pytest.fixture
 def nan_filled_memory() -> Iterator[None]:
@@ -63,7 +61,7 @@ def everything(
 
 @pytest.mark.usefixtures("nan_filled_memory")
 @pytest.mark.parametrize("length", [1, 5, 67])
-@pytest.mark.parametrize("spec", SLOT_SPECS)
+@pytest.mark.parametrize("spec", SPECS)
 def test_every_form_gives_the_same(spec: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, states, gradients = everything(spec, length, "sdpa")
     monkeypatch.setattr("hydrahead.mixers.linear_base.resolve", recurrent_only)

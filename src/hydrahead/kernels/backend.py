@@ -30,6 +30,7 @@ REFERENCES = Table(
         "gated_delta": "hydrahead.kernels.gated_delta.reference:KERNEL",
         "lightning": "hydrahead.kernels.lightning.reference:KERNEL",
         "short_conv": "hydrahead.kernels.short_conv.reference:KERNEL",
+        "ssd": "hydrahead.kernels.ssd.reference:KERNEL",
     },
 )
 FASTS = Table(
@@ -37,6 +38,7 @@ FASTS = Table(
     {
         "gated_delta": "hydrahead.kernels.gated_delta.fast:KERNEL",
         "lightning": "hydrahead.kernels.lightning.fast:KERNEL",
+        "ssd": "hydrahead.kernels.ssd.fast:KERNEL",
     },
 )
 

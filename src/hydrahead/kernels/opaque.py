@@ -75,8 +75,9 @@ def _(
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     q, k, v = tensors[:3]
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
-    size = (q.shape[0], k.shape[2], k.shape[-1], v.shape[-1])
+    # Heads share a group's k and v, or (state-space scans) its q and k: a state per v either way.
+    out = q.new_empty(*q.shape[:2], max(q.shape[2], v.shape[2]), v.shape[-1])
+    size = (q.shape[0], v.shape[2], k.shape[-1], v.shape[-1])
     return out, q.new_empty(size, dtype=torch.float32)
 
 

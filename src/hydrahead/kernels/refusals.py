@@ -3,7 +3,8 @@
 fla's gated backward is wrong on Hopper GPUs with Triton 3.4.0 up to, but not including, 3.7.1 (fla
 issue 640). TileLang replaces it there, except where the kernel keeps its states in another dtype
 than q: the scalar-gated linear attention does so in bf16. Forward passes and fixed decays
-(lightning) are not affected.
+(lightning) are not affected, nor is the state-space scan (ssd), which trains through another kernel
+where its own would be wrong.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,16 @@ FAST_DTYPES = _ALL
 _REFERENCE = "or run the slow reference with HYDRAHEAD_KERNELS=reference"
 
 
+def is_known_wrong(op: str, dtype: torch.dtype, stack: GpuStack) -> bool:
+    """Whether the gated backward of `op` gives wrong gradients on this stack."""
+    if op not in GATED_BACKWARD or not stack.hopper or stack.triton is None:
+        return False
+    first_wrong, first_right = WRONG_TRITON
+    if not first_wrong <= version_tuple(stack.triton) < first_right:
+        return False
+    return stack.tilelang is None or dtype not in GATED_BACKWARD[op]
+
+
 def check(op: str, dtype: torch.dtype, needs_grad: bool, stack: GpuStack) -> None:
     """Raise HydraHeadError if the fast kernel of `op` must not run on this stack."""
     if stack.fla is not None and version_tuple(stack.fla) < OLDEST_FLA:
@@ -43,12 +54,7 @@ def check(op: str, dtype: torch.dtype, needs_grad: bool, stack: GpuStack) -> Non
             f"fla needs Triton for {op}, and Triton is missing",
             mend=f"pip install triton, {_REFERENCE}",
         )
-    if op not in GATED_BACKWARD or not (needs_grad and stack.hopper):
-        return
-    first_wrong, first_right = WRONG_TRITON
-    if not first_wrong <= version_tuple(stack.triton) < first_right:
-        return
-    if stack.tilelang is not None and dtype in GATED_BACKWARD[op]:
+    if not needs_grad or not is_known_wrong(op, dtype, stack):
         return
     helps = "pip install tilelang (it needs a CUDA compiler: pip install nvidia-cuda-nvcc)"
     if dtype not in GATED_BACKWARD[op]:

@@ -1,6 +1,6 @@
 """From a plan's assignment to a module: looks the mixer up in the table and gives it its shape."""
 
-from hydrahead.mixers.contract import HeadMixer, MixerShape
+from hydrahead.mixers.contract import HeadMixer, MixerShape, ParallelMixer
 from hydrahead.plan.assignment import HeadGroup, MixerAssignment
 from hydrahead.plan.specs.base import MixerSpec
 from hydrahead.plan.table import mixer_class
@@ -15,6 +15,8 @@ def mixer_shape(
     attention_bias: bool,
     qk_norm: bool,
     norm_eps: float,
+    input_multiplier: float = 1.0,
+    key_multiplier: float = 1.0,
 ) -> MixerShape:
     """The shape of a mixer that runs `groups` of a layer with these sizes."""
     return MixerShape(
@@ -25,6 +27,8 @@ def mixer_shape(
         attention_bias=attention_bias,
         qk_norm=qk_norm,
         norm_eps=norm_eps,
+        input_multiplier=input_multiplier,
+        key_multiplier=key_multiplier,
     )
 
 
@@ -37,4 +41,9 @@ def build_mixer(spec: MixerSpec, shape: MixerShape) -> HeadMixer:
     return mixer_class(spec.name)(spec, shape)
 
 
-__all__ = ["HeadGroup", "MixerAssignment", "build_mixer", "mixer_shape"]
+def build_parallel(spec: MixerSpec, shape: MixerShape) -> ParallelMixer:
+    """The module of a parallel mixer beside heads of this shape; raises as `build_mixer` does."""
+    return mixer_class(spec.name)(spec, shape)
+
+
+__all__ = ["HeadGroup", "MixerAssignment", "build_mixer", "build_parallel", "mixer_shape"]

@@ -39,6 +39,10 @@ class MixerShape:
     qk_norm: bool
     """The teacher normalises q and k per head (Qwen3)."""
     norm_eps: float
+    input_multiplier: float = 1.0
+    """Factor on what q, k and v are projected from (Falcon-H1)."""
+    key_multiplier: float = 1.0
+    """Factor on k behind its projection."""
 
     @property
     def num_heads(self) -> int:
@@ -155,6 +159,9 @@ class Mixer(nn.Module, ABC):
 
 class ParallelMixer(Mixer):
     """A mixer with heads and a projection of its own: its output [b t d] is added after W_o."""
+
+    def init_beside_teacher(self) -> None:
+        """Start beside a teacher that has no such mixer: its output is zero."""
 
 
 class HeadMixer(Mixer):

@@ -85,11 +85,10 @@ class Projections(nn.Module):
     ) -> tuple[Float[Tensor, "b t h e"], Float[Tensor, "b t n e"], Float[Tensor, "b t n e"]]:
         """q, k and v per head, before the norms."""
         shape = (*hidden.shape[:-1], -1, self.shape.head_dim)
-        return (
-            self.q(hidden).view(shape),
-            self.k(hidden).view(shape),
-            self.v(hidden).view(shape),
-        )
+        if self.shape.input_multiplier != 1.0:
+            hidden = hidden * self.shape.input_multiplier
+        q, k, v = self.q(hidden).view(shape), self.k(hidden).view(shape), self.v(hidden).view(shape)
+        return q, k if self.shape.key_multiplier == 1.0 else k * self.shape.key_multiplier, v
 
     def normalise(
         self, q: Float[Tensor, "b t h e"], k: Float[Tensor, "b t n e"]

@@ -1,7 +1,7 @@
 """One layer's attention: the plan's mixers side by side, fusion, output projection.
 
     x -> mixers -> outputs in slot order -> fusion -> W_o  (+ parallel mixers, which have a W_o of
-    their own)
+    their own); a family's multiplier is on W_o alone
 
 The mixers' heads come out in mixer order and go back to the teacher's slots, so W_o is the
 teacher's own.
@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hydrahead.mixers.build import build_mixer, mixer_shape
+from hydrahead.mixers.build import build_mixer, build_parallel, mixer_shape
 from hydrahead.mixers.contract import MixContext, Mixer, MixerShape, MixerState
 from hydrahead.mixers.head_order import runs_of, take_heads
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.fusion import Fusion
+from hydrahead.model.scaled import scaled
 from hydrahead.plan.assignment import HeadGroup
 from hydrahead.plan.head_plan import HeadPlan
 
@@ -38,11 +39,12 @@ class HydraAttention(nn.Module):
         num_q_heads = config.num_attention_heads
         self.layer = layer
         self.mixers = nn.ModuleList(
-            build_mixer(assignment.spec, _shape(config, assignment.groups))
+            build_mixer(assignment.spec, attention_shape(config, assignment.groups))
             for assignment in assignments
         )
         self.parallel = nn.ModuleList(
-            build_mixer(spec, _shape(config, ())) for spec in plan.layers[layer].parallel
+            build_parallel(spec, attention_shape(config, ()))
+            for spec in plan.layers[layer].parallel
         )
         slots = [slot for assignment in assignments for slot in assignment.q_slots]
         assert sorted(slots) == list(range(num_q_heads)), "every q_head has exactly one mixer"
@@ -58,6 +60,7 @@ class HydraAttention(nn.Module):
         self.o_proj = nn.Linear(
             num_q_heads * config.head_dim, config.hidden_size, bias=config.attention_output_bias
         )
+        self.out_factor = config.attention_out_multiplier
         self.heads_tap = TapPoint()
 
     def init_states(
@@ -85,7 +88,7 @@ class HydraAttention(nn.Module):
                 assert state is not None, "a mixer that is given a state returns one"
                 next_states.append(state)
         heads = self.heads_tap(self._fuse(outputs[: len(self.mixers)]))
-        result = self.o_proj(heads.flatten(2))
+        result = scaled(self.o_proj(heads.flatten(2)), self.out_factor)
         for output in outputs[len(self.mixers) :]:
             result = result + output
         return result, None if states is None else next_states
@@ -106,7 +109,8 @@ class HydraAttention(nn.Module):
         return cast(list[Mixer], [*self.mixers, *self.parallel])
 
 
-def _shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:
+def attention_shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:
+    """The shape of a mixer of `groups` (of none: a parallel one) in a model of `config`."""
     return mixer_shape(
         groups,
         hidden_size=config.hidden_size,
@@ -115,4 +119,6 @@ def _shape(config: HydraConfig, groups: tuple[HeadGroup, ...]) -> MixerShape:
         attention_bias=config.attention_bias,
         qk_norm=config.qk_norm,
         norm_eps=config.rms_norm_eps,
+        input_multiplier=config.attention_in_multiplier,
+        key_multiplier=config.key_multiplier,
     )

@@ -33,6 +33,11 @@ class HydraConfig(PreTrainedConfig):
         head_dim: width of a head; 0 is hidden_size / num_attention_heads.
         attention_bias: biases on the q, k and v projections; `attention_output_bias`: on W_o.
         qk_norm: the family normalises q and k per head before the rotation (Qwen3).
+        embedding_multiplier, lm_head_multiplier: factors on the embeddings and on what the head
+            reads (Falcon-H1; 1 elsewhere, like those below).
+        attention_in_multiplier, attention_out_multiplier, key_multiplier: factors on what q, k and
+            v are projected from, on W_o's output, and on k before the rotation.
+        mlp_multipliers: factors on the gate before its activation, and on the MLP's output.
         rope_parameters: as transformers 5 writes them (`rope_type`, `rope_theta`, scaling fields).
         plan: the `HeadPlan` as a JSON object.
         fusion_calibrated: the fusion scalars hold measured values rather than the initial 1.
@@ -63,6 +68,12 @@ class HydraConfig(PreTrainedConfig):
     attention_output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    embedding_multiplier: float = 1.0
+    lm_head_multiplier: float = 1.0
+    attention_in_multiplier: float = 1.0
+    attention_out_multiplier: float = 1.0
+    key_multiplier: float = 1.0
+    mlp_multipliers: list[float] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

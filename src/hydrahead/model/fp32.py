@@ -52,7 +52,8 @@ def reset_new_parameters(module: nn.Module) -> None:
     """
     own = list(module.parameters(recurse=False))
     reset = getattr(module, "reset_parameters", None)
-    if reset is None or not own or not type(module).__module__.startswith("hydrahead."):
+    # Asked of the method, not of the class: our embedding inherits torch's own, which is random.
+    if reset is None or not own or not reset.__module__.startswith("hydrahead."):
         return
     loaded = [(p, p.detach().clone()) for p in own if getattr(p, "_is_hf_initialized", False)]
     if len(loaded) == len(own):

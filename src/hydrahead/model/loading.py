@@ -5,6 +5,7 @@ known family as the all-full hybrid that computes the same. Every parameter come
 checkpoint; one that is missing is an error, never a random initialisation.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -173,7 +174,7 @@ def _load_teacher(
             mixers = cast(list[HeadMixer], list(block.self_attn.mixers))
             for mixer, assignment in zip(mixers, plan.layer_mixers(layer), strict=True):
                 mixer.init_from_teacher(heads.cut(assignment))
-            for name, tensor in teacher.rest(layer):
+            for name, tensor in chain(teacher.rest(layer), teacher.parallel(layer)):
                 model.get_parameter(name).copy_(tensor)
     return model
 

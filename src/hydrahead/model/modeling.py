@@ -16,11 +16,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.llama.modeling_llama import (
-    LlamaMLP,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
-)
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.mixers.contract import MixContext, MixerState
@@ -31,6 +27,7 @@ from hydrahead.model.cache import HydraCache, prepare_cache, require_hydra_cache
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.context import build_context
 from hydrahead.model.fp32 import FP32_MODULES, apply_keeping_fp32, reset_new_parameters
+from hydrahead.model.scaled import FinalNorm, ScaledEmbedding, ScaledMLP
 from hydrahead.plan.head_plan import HeadPlan
 
 
@@ -40,7 +37,7 @@ class HydraLayer(GradientCheckpointingLayer):
     def __init__(self, config: HydraConfig, plan: HeadPlan, layer: int) -> None:
         super().__init__()
         self.self_attn = HydraAttention(config, plan, layer)
-        self.mlp = LlamaMLP(config)
+        self.mlp = ScaledMLP(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.residual_in_tap = TapPoint()
@@ -107,11 +104,11 @@ class HydraModel(HydraPreTrainedModel):
         super().__init__(config)
         plan = config.head_plan
         _require_matching(config, plan)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_tokens = ScaledEmbedding(config)
         self.layers = nn.ModuleList(
             HydraLayer(config, plan, layer) for layer in range(config.num_hidden_layers)
         )
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = FinalNorm(config)
         self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
         self.post_init()
 
@@ -135,7 +132,7 @@ class HydraModel(HydraPreTrainedModel):
             not go
                 up by one start a new document (packed rows).
             past_key_values: a `HydraCache`; it is changed.
-            inputs_embeds: embeddings in place of `input_ids`.
+            inputs_embeds: embeddings in place of `input_ids`, as `embed_tokens` gives them.
             use_cache: whether to return a cache. None is the configuration's choice, but never in
             training
                 or when `position_ids` are given, since rows may then be packed.

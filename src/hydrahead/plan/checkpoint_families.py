@@ -1,4 +1,4 @@
-"""How each checkpoint family's config.json says its sizes and its own sliding windows.
+"""How each checkpoint family's config.json says its sizes, its own windows and parallel mixers.
 
 Only what a plan needs; weights and forward differences live in model/families. `defaults` are those
 of the family's transformers configuration class, which hold where config.json leaves a field out.
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from hydrahead.core.errors import HydraHeadError, did_you_mean
+from hydrahead.plan.falcon_h1 import mamba2_of
 from hydrahead.plan.problems import is_integer
+from hydrahead.plan.specs.base import MixerSpec
 
 Windows = tuple[int | None, ...]
 """Per layer the number of newest keys a query sees, None where it sees all."""
@@ -17,15 +19,22 @@ Windows = tuple[int | None, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyRules:
-    """One family's defaults, and its rule for the windows of its layers."""
+    """One family's defaults, and its rules for the windows and parallel mixers of its layers."""
 
     defaults: Mapping[str, Any]
     windows: Callable[[Mapping[str, Any], int], Windows]
+    parallel: Callable[[Mapping[str, Any]], tuple[MixerSpec, ...]] = lambda config: ()
+    """Mixers that every layer of the checkpoint has beside its attention."""
 
 
 def _no_windows(config: Mapping[str, Any], num_layers: int) -> Windows:
     """Llama: every layer is full, whatever else the file says."""
     return _without_other_layer_types(config, (None,) * num_layers)
+
+
+def _always_full(config: Mapping[str, Any], num_layers: int) -> Windows:
+    """Falcon-H1: every layer attends to everything (its `layer_types` say "hybrid")."""
+    return (None,) * num_layers
 
 
 def _one_window(config: Mapping[str, Any], num_layers: int) -> Windows:
@@ -126,11 +135,23 @@ _MISTRAL: Mapping[str, Any] = {
     "max_position_embeddings": 4096 * 32,
     "sliding_window": 4096,
 }
+_FALCON_H1: Mapping[str, Any] = {
+    "vocab_size": 128000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": None,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
 
 FAMILY_RULES: Mapping[str, FamilyRules] = {
     "qwen3": FamilyRules(defaults={**_QWEN, "head_dim": 128}, windows=_late_windows),
     "qwen2": FamilyRules(defaults=_QWEN, windows=_late_windows),
     "llama": FamilyRules(defaults=_LLAMA, windows=_no_windows),
     "mistral": FamilyRules(defaults=_MISTRAL, windows=_one_window),
+    "falcon_h1": FamilyRules(defaults=_FALCON_H1, windows=_always_full, parallel=mamba2_of),
 }
 """model_type of config.json -> the family's rules."""

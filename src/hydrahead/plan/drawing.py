@@ -22,7 +22,7 @@ from hydrahead.plan.specs.base import MixerSpec
 CONTEXTS = (8 * 1024, 32 * 1024, 128 * 1024, 512 * 1024, 1024 * 1024)
 """Tokens the cost table is made for."""
 
-_PREFERRED = {"full": "#", "window": "w", "gated_delta": ".", "lightning": "~"}
+_PREFERRED = {"full": "#", "window": "w", "gated_delta": ".", "lightning": "~", "mamba2": "m"}
 _COLOURS = ("bold green", "cyan", "magenta", "yellow", "blue", "red")
 _LINE = 64
 """Characters of a map's row on one line, spaces included."""
@@ -37,7 +37,7 @@ def draw_plan(plan: HeadPlan) -> RenderableType:
     for index, layer in enumerate(plan.layers):
         cells = [Text(*marks[spec]) for spec in layer.units]
         notes = [f"{sum(spec.name == 'full' for spec in layer.units)} full"]
-        notes += [f"+ {spec.name}" for spec in layer.parallel]
+        notes += [f"+ {spec.beside or spec.name}" for spec in layer.parallel]
         window = plan.geometry.layer_windows[index]
         if window is not None:
             notes = [f"own window {window}", *notes[1:]]

@@ -4,13 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    InstanceOf,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from hydrahead.core.errors import HydraHeadError, did_you_mean
 from hydrahead.core.hub import fetch_model
 from hydrahead.core.jsonio import read_json
 from hydrahead.plan.checkpoint_families import FAMILY_RULES
 from hydrahead.plan.problems import is_integer, is_object, validated
+from hydrahead.plan.specs.base import MixerSpec
+from hydrahead.plan.table import spec_from_dict, spec_to_dict
 
 Unit = Literal["kv_head", "q_head"]
 """What a plan assigns: a kv_head with all its q_heads, or a single q_head."""
@@ -34,7 +44,7 @@ class ModelGeometry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: str
-    """model_type of the checkpoint: "qwen3", "qwen2", "llama", "mistral"."""
+    """model_type of the checkpoint: "qwen3", "llama", "falcon_h1" ..."""
     num_layers: PositiveInt
     num_q_heads: PositiveInt
     """Per layer."""
@@ -49,6 +59,17 @@ class ModelGeometry(BaseModel):
     layer_windows: tuple[PositiveInt | None, ...]
     """The family's own windows (a query sees keys at a distance below it); None is full."""
     tie_word_embeddings: bool
+    parallel: tuple[InstanceOf[MixerSpec], ...] = ()
+    """The family's own mixers beside the attention, alike in every layer (Falcon-H1's Mamba-2)."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`parallel` as `spec_from_dict` reads it; left out where there is none."""
+        data: dict[str, Any] = handler(self)
+        data.pop("parallel", None)
+        if self.parallel:
+            data["parallel"] = [spec_to_dict(spec) for spec in self.parallel]
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -140,9 +161,11 @@ class ModelGeometry(BaseModel):
             raise HydraHeadError(f"num_hidden_layers is {num_layers!r}", where=where)
         try:
             windows = rules.windows(full, num_layers)
+            parallel = rules.parallel(full)
         except HydraHeadError as error:
             raise HydraHeadError(error.what, where=where, mend=error.mend) from None
-        return cls.from_dict({"family": model_type, **sizes, "layer_windows": windows}, where=where)
+        data = {"family": model_type, **sizes, "layer_windows": windows, "parallel": parallel}
+        return cls.from_dict(data, where=where)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, where: str | Path | None = None) -> Self:
@@ -150,6 +173,11 @@ class ModelGeometry(BaseModel):
         windows: Any = data.get("layer_windows")
         if isinstance(windows, list):
             data = {**data, "layer_windows": tuple(cast(list[Any], windows))}
+        parallel: Any = data.get("parallel")
+        if isinstance(parallel, list):
+            place = str(where or "geometry")
+            specs = tuple(spec_from_dict(entry, where=place) for entry in cast(list[Any], parallel))
+            data = {**data, "parallel": specs}
         return validated(cls, data, where=f"{where or 'geometry'}")
 
     @classmethod

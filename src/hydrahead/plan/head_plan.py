@@ -54,10 +54,16 @@ class HeadPlan(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def uniform(cls, geometry: ModelGeometry, spec: MixerSpec, unit: Unit = "kv_head") -> Self:
-        """`spec` everywhere but in layers with a window of their own, which keep it."""
+        """`spec` everywhere but in layers with a window of their own, which keep it.
+
+        The checkpoint's own parallel mixers stay beside it.
+        """
         count = geometry.units_per_layer(unit)
         layers = tuple(
-            LayerPlan(units=(spec if window is None else teacher_window(window),) * count)
+            LayerPlan(
+                units=(spec if window is None else teacher_window(window),) * count,
+                parallel=geometry.parallel,
+            )
             for window in geometry.layer_windows
         )
         return cls(geometry=geometry, unit=unit, layers=layers)
@@ -245,6 +251,14 @@ def _check_layer(plan: HeadPlan, index: int, layer: LayerPlan) -> None:
                 where=where,
                 mend="give it a unit",
             )
+    own = plan.geometry.parallel
+    if layer.parallel[: len(own)] != own:
+        names = ", ".join(spec.name for spec in own)
+        raise HydraHeadError(
+            f"the checkpoint's own parallel mixer is not kept ({names})",
+            where=where,
+            mend="list it first among the layer's parallel mixers, with the checkpoint's settings",
+        )
     window = plan.geometry.layer_windows[index]
     if window is not None and any(spec != teacher_window(window) for spec in layer.units):
         raise HydraHeadError(

@@ -145,9 +145,14 @@ def _running_totals(
     """kv_bytes + state_bytes with the first 0, 1, 2 ... items full."""
     geometry, unit = start.geometry, start.unit
     units = [list(layer.units) for layer in start.layers]
+    beside = [
+        start.layer_cost(layer, context, kv_dtype=kv_dtype)
+        - _units_cost(start, layer, context, kv_dtype)
+        for layer in range(geometry.num_layers)
+    ]
 
     def total(layer: int) -> int:
-        cost: PlanCost = mixers_cost(
+        cost: PlanCost = beside[layer] + mixers_cost(
             assign_mixers(geometry, unit, units[layer]),
             head_dim=geometry.head_dim,
             hidden_size=geometry.hidden_size,
@@ -164,6 +169,17 @@ def _running_totals(
         before, current[item.layer] = current[item.layer], total(item.layer)
         steps.append(current[item.layer] - before)
     return list(accumulate(steps))
+
+
+def _units_cost(plan: HeadPlan, layer: int, context: int, kv_dtype: str) -> PlanCost:
+    """The cost of a layer without its parallel mixers."""
+    return mixers_cost(
+        plan.layer_mixers(layer),
+        head_dim=plan.geometry.head_dim,
+        hidden_size=plan.geometry.hidden_size,
+        context=context,
+        kv_dtype=kv_dtype,
+    )
 
 
 def _count_for_bytes(

@@ -24,6 +24,7 @@ MIXERS: Mapping[str, tuple[str, str]] = {
         "hydrahead.plan.specs.lightning:LightningSpec",
         "hydrahead.mixers.lightning:LightningMixer",
     ),
+    "mamba2": ("hydrahead.plan.specs.mamba2:Mamba2Spec", "hydrahead.mixers.mamba2:Mamba2Mixer"),
 }
 """Mixer name -> (its spec, its module), both as "package.module:Attribute"."""
 

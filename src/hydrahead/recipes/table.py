@@ -17,6 +17,8 @@ RECIPES = Table(
         "demo": "hydrahead.recipes.demo:demo",
         "small_teacher": "hydrahead.recipes.small_teacher:small_teacher",
         "learned_window": "hydrahead.recipes.learned_window:learned_window",
+        "falcon_h1_small": "hydrahead.recipes.falcon_h1:falcon_h1_small",
+        "falcon_h1_tiny": "hydrahead.recipes.falcon_h1:falcon_h1_tiny",
         "seven_to_one": "hydrahead.recipes.seven_to_one:seven_to_one",
     },
 )

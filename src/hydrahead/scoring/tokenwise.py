@@ -29,13 +29,14 @@ class LayerParts:
     """One layer of the teacher, position by position.
 
     Attributes:
-        write: W_o cut by q_head, [h, e, d]: head h adds `output_h @ write[h]` to the residual.
+        write: W_o with its multiplier, cut by q_head, [h, e, d]: head h adds `output_h @ write[h]`
+            to the residual.
         reach: sliding window of the layer's attention, None if it has none.
     """
 
     def __init__(self, layer: HydraLayer, num_q_heads: int) -> None:
         self._layer, self._mixer = layer, _softmax_mixer(layer)
-        weight = layer.self_attn.o_proj.weight
+        weight = layer.self_attn.o_proj.weight * layer.self_attn.out_factor
         self.write = weight.view(weight.shape[0], num_q_heads, -1).permute(1, 2, 0)
         self.reach = self._mixer.reach
 

@@ -11,6 +11,8 @@ Everything works on lists of parameters, one tensor each, nothing is flattened: 
 parameters pass through as they are.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -40,9 +42,17 @@ def named_trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 class MasterAdamW:
-    """AdamW over float32 masters. `step` reads gradients from the parameters and clears them."""
+    """AdamW over float32 masters. `step` reads gradients from the parameters and clears them.
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    Args:
+        model: Whose trainable parameters are stepped.
+        config: Rates, betas, decay and clipping.
+        lr_scales: Parameter name -> what its learning rate is multiplied by; 1 where there is none.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, lr_scales: Mapping[str, float] | None = None
+    ) -> None:
         named = named_trainable(model)
         assert named, "nothing to train"
         owners = {
@@ -56,15 +66,21 @@ class MasterAdamW:
             is_decayed(name, p, owners.get(id(p)), decay_embeddings=config.decay_embeddings)
             for name, p in named
         ]
+        scales = [(lr_scales or {}).get(name, 1.0) for name, _ in named]
+        members: dict[tuple[bool, float], list[Tensor]] = {}
+        for master, flag, scale in zip(self._masters, decayed, scales, strict=True):
+            members.setdefault((flag, scale), []).append(master)
+        # Decay is decoupled but multiplied by the rate; a scaled rate must not scale it as well.
         groups = [
             {
-                "params": [m for m, d in zip(self._masters, decayed, strict=True) if d is flag],
-                "weight_decay": config.weight_decay if flag else 0.0,
+                "params": masters,
+                "weight_decay": config.weight_decay / scale if flag else 0.0,
+                "lr_scale": scale,
             }
-            for flag in (True, False)
+            for (flag, scale), masters in sorted(members.items(), key=lambda item: not item[0][0])
         ]
         self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
@@ -112,7 +128,7 @@ class MasterAdamW:
     def step(self, lr: float) -> None:
         """One AdamW step at `lr`; narrow parameters become copies of their masters."""
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         self.publish()

@@ -1,7 +1,7 @@
 """A small decoder from scratch: tokenizer, token stream, curriculum, one model directory.
 
 This is how the bundled teacher was made (`recipes/small_teacher.py` holds its settings). The model
-is a plain transformers Qwen3; nothing here knows of hybrids.
+is a plain transformers Qwen3, or a Falcon-H1 (`training/falcon.py`).
 """
 
 import itertools
@@ -21,14 +21,18 @@ from hydrahead.core.artefacts import fingerprint, open_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.progress import Progress
 from hydrahead.core.seeds import derive_seed, generator
+from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.tasks import build_task
 from hydrahead.tasks.words import KEYS
 from hydrahead.training.batch import Batch
 from hydrahead.training.bpe import train_byte_bpe
 from hydrahead.training.config import TrainConfig
+from hydrahead.training.falcon import FalconShape
 from hydrahead.training.head_loss import Targets, chunked_cross_entropy
 from hydrahead.training.loop import train
+from hydrahead.training.mup import learning_rate_scales
 from hydrahead.training.objectives import Objective, ObjectiveOutput
+from hydrahead.training.optimiser import MasterAdamW
 from hydrahead.training.rows import CurriculumBatches, CurriculumRows, Phase
 
 TOKENIZER_DOCUMENTS = 1500
@@ -61,13 +65,17 @@ class DecoderShape(BaseModel):
     max_positions: int
     rope_theta: float = 10000.0
 
+    def build(self, tokenizer: Any, seed: int) -> Qwen3ForCausalLM:
+        """A freshly initialised model, float32."""
+        return build_model(self, tokenizer, seed)
+
 
 class PretrainRun(BaseModel):
     """Everything that decides the weights, beside the text itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shape: DecoderShape
+    shape: DecoderShape | FalconShape
     phases: tuple[Phase, ...]
     train: TrainConfig
     """Optimiser settings; steps, batch size and length follow from the phases."""
@@ -169,6 +177,13 @@ def build_model(shape: DecoderShape, tokenizer: Any, seed: int) -> Qwen3ForCausa
     return Qwen3ForCausalLM(config)
 
 
+def _lr_scales(shape: DecoderShape | FalconShape, model: PreTrainedModel) -> dict[str, float]:
+    """MuP's rates by tensor where the shape asks for them."""
+    if not isinstance(shape, FalconShape) or shape.base_width is None:
+        return {}
+    return learning_rate_scales(cast(HydraForCausalLM, model), base_width=shape.base_width)
+
+
 def pretrain(
     run: PretrainRun,
     *,
@@ -209,7 +224,7 @@ def pretrain(
             text_tokens=token_stream(tokenizer, text),
             seed=run.train.seed,
         )
-        model = build_model(run.shape, tokenizer, run.train.seed)
+        model = run.shape.build(tokenizer, run.train.seed)
         body = cast(torch.nn.Module, model)
         body.to(device=device, dtype=getattr(torch, run.train.dtype))
         with Progress() as progress:
@@ -221,6 +236,7 @@ def pretrain(
                 work.scratch,
                 progress=progress,
                 label="pretrain",
+                optimiser=MasterAdamW(body, run.train, _lr_scales(run.shape, model)),
             )
         shutil.copy(work.scratch / "metrics.jsonl", work.directory)
         body.to(torch.bfloat16)

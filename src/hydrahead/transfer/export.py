@@ -73,13 +73,16 @@ def export(model: str | Path, out: Path, *, force: bool = False) -> Path:
 
 def _write_weights(teacher: Teacher, family: Family, work: ArtefactWork) -> None:
     with ShardWriter.resuming(work.directory, resumed=work.resumed) as writer:
+        names = family.weights
         for name in teacher.outer_names():
-            writer.add(name, teacher.outer(name))
+            writer.add(names.stored(name), teacher.outer(name))
         for layer in range(teacher.config.num_hidden_layers):
-            for name, tensor in teacher.heads(layer).named(family.weights, layer):
+            for name, tensor in teacher.heads(layer).named(names, layer):
                 writer.add(name, tensor)
             for name, tensor in teacher.rest(layer):
-                writer.add(name, tensor)
+                writer.add(names.stored(name), tensor)
+            for name, tensor in teacher.parallel(layer):
+                writer.add(names.stored(name), _narrowed(tensor, teacher.dtype))
 
 
 def _config(teacher: Teacher, family: Family) -> dict[str, Any]:
@@ -89,6 +92,12 @@ def _config(teacher: Teacher, family: Family) -> dict[str, Any]:
     if config.get(key, "float32") != stored:
         config[key] = stored
     return config
+
+
+def _narrowed(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In the checkpoint's dtype if no digit is lost: gates are fp32 here, whatever they came in."""
+    narrow = tensor.to(dtype)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from hydrahead.core.seeds import derive_seed
-from hydrahead.mixers.contract import HeadMixer
+from hydrahead.mixers.contract import HeadMixer, ParallelMixer
 from hydrahead.model.attention import HydraAttention
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.teacher import Teacher
@@ -61,8 +61,19 @@ class LayerStart:
                 self._twins.fill(mixer, twin)
             else:
                 mixer.init_from_teacher(heads.cut(assignment))
+        self._fill_parallel(attention, layer)
         self._set_gamma(attention, layer)
         return attention
+
+    def _fill_parallel(self, attention: HydraAttention, layer: int) -> None:
+        """The teacher's own parallel mixers as they are; the plan's others start as nothing."""
+        own = len(self._plan.geometry.parallel)
+        prefix = f"model.layers.{layer}.self_attn."
+        with torch.no_grad():
+            for name, tensor in self._teacher.parallel(layer):
+                attention.get_parameter(name.removeprefix(prefix)).copy_(tensor)
+        for mixer in cast(list[ParallelMixer], list(attention.parallel)[own:]):
+            mixer.init_beside_teacher()
 
     def _set_gamma(self, attention: HydraAttention, layer: int) -> None:
         fusion = attention.fusion

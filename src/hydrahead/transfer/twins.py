@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.mixers.build import build_mixer, mixer_shape
+from hydrahead.mixers.build import build_mixer
 from hydrahead.mixers.contract import HeadMixer, MixContext, RowAxis
+from hydrahead.model.attention import attention_shape
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.families.teacher import is_hybrid, read_config
 from hydrahead.model.families.values import read_hybrid_config
@@ -189,17 +190,7 @@ class Twins:
             )
 
     def _build(self, assignment: MixerAssignment, twin: TwinMixer) -> HeadMixer:
-        config = self.config
-        assert config.head_dim is not None
-        shape = mixer_shape(
-            assignment.groups,
-            hidden_size=config.hidden_size,
-            head_dim=config.head_dim,
-            num_q_heads=config.num_attention_heads,
-            attention_bias=config.attention_bias,
-            qk_norm=config.qk_norm,
-            norm_eps=config.rms_norm_eps,
-        )
+        shape = attention_shape(self.config, assignment.groups)
         mixer = build_mixer(assignment.spec, shape)
         self.fill(mixer, twin)
         return mixer

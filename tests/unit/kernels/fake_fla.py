@@ -14,16 +14,19 @@ from torch import Tensor
 
 from hydrahead.kernels.gated_delta.reference import gated_delta_recurrent
 from hydrahead.kernels.lightning.reference import lightning_recurrent
+from hydrahead.kernels.ssd.reference import ssd_recurrent
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `fla.ops.gated_delta_rule` and `fla.ops.simple_gla` importable."""
+    """Make `fla.ops.gated_delta_rule`, `fla.ops.simple_gla` and `fla.ops.gla` importable."""
     delta, gla = ModuleType("fla.ops.gated_delta_rule"), ModuleType("fla.ops.simple_gla")
+    rows = ModuleType("fla.ops.gla")
+    setattr(rows, "chunk_gla", _gla)  # noqa: B010
     for name in ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"):
         setattr(delta, name, _gated_delta)
     for name in ("chunk_simple_gla", "fused_recurrent_simple_gla"):
         setattr(gla, name, _simple_gla)
-    for module in (ModuleType("fla"), ModuleType("fla.ops"), delta, gla):
+    for module in (ModuleType("fla"), ModuleType("fla.ops"), delta, gla, rows):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -39,9 +42,34 @@ def _gated_delta(
     return _by_sequence(run, q, k, v, **settings)
 
 
-def _simple_gla(
-    *, q: Tensor, k: Tensor, v: Tensor, g_gamma: Tensor, **settings: object
+def _gla(
+    *, q: Tensor, k: Tensor, v: Tensor, g: Tensor, **settings: object
 ) -> tuple[Tensor, Tensor]:
+    """A decay per row of the state; ours are all alike."""
+    assert g.shape == q.shape
+    assert torch.equal(g, g[..., :1].expand_as(g))
+    return _simple_gla(q=q, k=k, v=v, g=g[..., 0], **settings)
+
+
+def _simple_gla(
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    g_gamma: Tensor | None = None,
+    **settings: object,
+) -> tuple[Tensor, Tensor]:
+    assert (g is None) != (g_gamma is None)
+    if g is not None:
+        assert g.dtype == torch.float32
+
+        def run_gated(piece: slice, state: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+            cut = (x[:, piece] for x in (q, k, v, g))
+            return ssd_recurrent(*cut, scale=scale, initial_state=state)
+
+        return _by_sequence(run_gated, q, k, v, **settings)
+    assert g_gamma is not None
     assert g_gamma.shape == (q.shape[2],)
 
     def run(piece: slice, state: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

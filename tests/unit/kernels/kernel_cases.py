@@ -57,6 +57,64 @@ def lightning_inputs(
     return inputs
 
 
+def ssd_inputs(
+    batch: int = 2,
+    tokens: int = 10,
+    groups: int = 2,
+    group_size: int = 2,
+    width: int = 4,
+    value_width: int = 3,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> Inputs:
+    """q and k per group, v, log_decay and initial_state per head; every one wants a gradient."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    heads = groups * group_size
+    inputs = {
+        "q": normal(batch, tokens, groups, width),
+        "k": normal(batch, tokens, groups, width),
+        "v": normal(batch, tokens, heads, value_width),
+        "log_decay": -0.5 * torch.rand(batch, tokens, heads, generator=draw, dtype=torch.float64),
+        "initial_state": normal(batch, heads, width, value_width),
+    }
+    return {name: x.to(dtype).requires_grad_() for name, x in inputs.items()}
+
+
+def naive_ssd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float,
+    initial_state: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S_t = a_t S_{t-1} + k_t v_t^T, o_t = scale * S_t^T q_t, literally, head by head."""
+    batch, tokens, heads, size = v.shape
+    share = heads // q.shape[2]
+    rows, states = [], []
+    for row in range(batch):
+        for head in range(heads):
+            state = q.new_zeros(q.shape[-1], size)
+            if initial_state is not None:
+                state = initial_state[row, head]
+            for t in range(tokens):
+                if documents is not None and t > 0 and documents[row, t] != documents[row, t - 1]:
+                    state = torch.zeros_like(state)
+                key, value = k[row, t, head // share], v[row, t, head]
+                state = log_decay[row, t, head].exp() * state + torch.outer(key, value)
+                rows.append(scale * (state.T @ q[row, t, head // share]))
+            states.append(state)
+    out = torch.stack(rows).reshape(batch, heads, tokens, size).transpose(1, 2)
+    return out, torch.stack(states).reshape(batch, heads, -1, size)
+
+
 def naive_gated_delta(
     q: Tensor,
     k: Tensor,

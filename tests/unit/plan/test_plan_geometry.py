@@ -1,24 +1,37 @@
 """Geometry: what a config.json says, as transformers' own classes read it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from plan_cases import QWEN3_1_7B, qwen3_1_7b
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import FalconH1Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.plan.geometry import ModelGeometry
 from hydrahead.plan.head_plan import HeadPlan
+from hydrahead.plan.specs.mamba2 import Mamba2Spec
 
 CLASSES = {
     "qwen3": Qwen3Config,
     "qwen2": Qwen2Config,
     "llama": LlamaConfig,
     "mistral": MistralConfig,
+    "falcon_h1": FalconH1Config,
 }
 SMALL = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 64}
+MAMBA: list[dict[str, Any]] = [
+    {},
+    {"mamba_d_ssm": None, "mamba_expand": 1, "mamba_n_heads": 4},
+    {"mamba_d_ssm": 96, "mamba_n_heads": 6, "mamba_d_state": 7, "mamba_n_groups": 2},
+    {"mamba_rms_norm": True},
+    {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "projectors_bias": True},
+    {"mamba_conv_bias": False, "mamba_proj_bias": True, "mamba_d_conv": 2},
+    {"time_step_limit": (0.1, 2.0), "ssm_multipliers": [0.1, 0.2, 0.3, 0.4, 0.5]},
+    {"ssm_in_multiplier": 0.5, "ssm_out_multiplier": 3.0},
+]
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in CLASSES),
     *((family, {**SMALL, "num_key_value_heads": 2}) for family in CLASSES),
@@ -48,7 +61,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def windows_of(config: Any) -> tuple[int | None, ...]:
     """What the family's attention layers do in transformers."""
-    if config.model_type == "llama":
+    if config.model_type in ("llama", "falcon_h1"):
         return (None,) * config.num_hidden_layers
     if config.model_type == "mistral":
         return (config.sliding_window,) * config.num_hidden_layers
@@ -77,6 +90,28 @@ def test_geometry_agrees_with_transformers(
     assert geometry.max_positions == config.max_position_embeddings
     assert geometry.tie_word_embeddings == config.tie_word_embeddings
     assert geometry.layer_windows == windows_of(config)
+
+
+@pytest.mark.parametrize("options", MAMBA)
+@pytest.mark.parametrize("written", ["as given", "as saved"])
+def test_mamba_heads_agree_with_transformers(options: dict[str, Any], written: str) -> None:
+    small = {**SMALL, "num_key_value_heads": 2}
+    config: Any = FalconH1Config(**small, **options)
+    data = {"model_type": "falcon_h1", **small, **options}
+    if written == "as saved":
+        data = json.loads(config.to_json_string())
+    (spec,) = ModelGeometry.from_config(data).parallel
+    assert isinstance(spec, Mamba2Spec)
+    assert (spec.heads, spec.head_dim) == (config.mamba_n_heads, config.mamba_d_head)
+    assert (spec.state_size, spec.groups) == (config.mamba_d_state, config.mamba_n_groups)
+    assert (spec.conv_size, spec.conv_bias) == (config.mamba_d_conv, config.mamba_conv_bias)
+    assert (spec.input_bias, spec.output_bias) == (config.mamba_proj_bias, config.projectors_bias)
+    assert (spec.norm != "none") == config.mamba_rms_norm
+    assert (spec.norm == "before_gate") == (config.mamba_rms_norm and config.mamba_norm_before_gate)
+    assert (spec.dt_min, spec.dt_max or math.inf) == tuple(config.time_step_limit)
+    assert [factor for factor, _ in spec.chunk_multipliers] == config.ssm_multipliers
+    assert spec.input_multiplier == config.ssm_in_multiplier
+    assert spec.output_multiplier == config.ssm_out_multiplier
 
 
 def test_groups_and_free_layers() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.recipes.table import RECIPES, build_recipe
 
-NEEDED = {"small_teacher": {"text": "text.jsonl"}}
+TEXT = {"text": "text.jsonl"}
+NEEDED = {name: TEXT for name in ("small_teacher", "falcon_h1_small", "falcon_h1_tiny")}
 
 
 @pytest.mark.parametrize("name", RECIPES.names())

@@ -3,12 +3,14 @@
 Nothing of the scoring room's mathematics is used here but the definition of the readout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hydrahead.mixers.contract import ParallelMixer
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.model.taps import record, replace
 from hydrahead.scoring.readout import Readout
@@ -26,7 +28,12 @@ class NaivePatching:
     def __init__(self, model: HydraForCausalLM, readout: Readout) -> None:
         self.model, self.readout = model, readout
         self.ids = torch.tensor([readout.clean_ids])
-        with record(model, ATTENTION_SITES) as self.clean:
+        self.parallel = [m for m in model.modules() if isinstance(m, ParallelMixer)]
+        self.beside: list[Tensor] = []
+        with (
+            self._hooked(lambda index, out: self.beside.append(out)),
+            record(model, ATTENTION_SITES) as self.clean,
+        ):
             self.m_clean = self._m(self.ids)
         with record(model, ATTENTION_SITES) as self.corrupted:
             self.m_corrupted = self._m(torch.tensor([readout.corrupted_ids]))
@@ -55,7 +62,8 @@ class NaivePatching:
             first["key", later] = always(self.clean["key", later])
             first["value", later] = always(self.clean["value", later])
             first["heads", later] = self._only(receivers[later], self.clean["heads", later])
-        with replace(self.model, first), record(self.model, ["heads"]) as answered:
+        kept = self._hooked(lambda index, out: self.beside[index])
+        with replace(self.model, first), kept, record(self.model, ["heads"]) as answered:
             self.model(input_ids=self.ids, use_cache=False)
         second: dict[Any, Any] = {
             ("heads", each): always(self.clean["heads", each]) for each in self.layers
@@ -63,7 +71,26 @@ class NaivePatching:
         for later in self.layers:
             if later > layer and receivers[later].any():
                 second["heads", later] = always(answered["heads", later])
-        return self._patched(second)
+        with self._hooked(lambda index, out: self.beside[index]):
+            return self._patched(second)
+
+    @contextmanager
+    def _hooked(self, change: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+        """Heads beside the attention answer to nobody: their outputs are read, or kept clean."""
+
+        def hook(index: int) -> Callable[..., Any]:
+            def run(module: Any, inputs: Any, outputs: Any) -> Any:
+                changed = change(index, outputs[0])
+                return None if changed is None else (changed, *outputs[1:])
+
+            return run
+
+        handles = [m.register_forward_hook(hook(i)) for i, m in enumerate(self.parallel)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _corrupt(self, head: int, corrupted: Tensor) -> Callable[[Tensor], Tensor]:
         start = self.readout.first_change

@@ -26,6 +26,8 @@ OPTIONS = [
     ("llama", "no_groups"),
     ("mistral", "window"),
     ("mistral", "one_group"),
+    ("falcon_h1", "plain"),
+    ("falcon_h1", "bias"),
 ]
 BOUND = 1e-10
 """Seen: below 2e-14."""

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from surgery_cases import fine_tuned, save_adapter, save_foreign, tensors_of
 from transformers import AutoModelForCausalLM
 
 from hydrahead import restore_qk
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json, write_json
+from surgery_cases import fine_tuned, save_adapter, save_foreign, tensors_of
 from tiny_teachers import save_teacher
 
 LAYER = "model.layers.{}.self_attn.{}_proj"

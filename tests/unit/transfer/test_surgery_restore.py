@@ -8,14 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from surgery_cases import (
-    FOREIGN,
-    FULL_LAYERS,
-    fine_tuned,
-    save_foreign,
-    save_hybrid,
-    tensors_of,
-)
 from transformers import AutoModelForCausalLM
 
 from command_process import interrupt
@@ -27,6 +19,14 @@ from hydrahead.model.families.teacher import read_config
 from hydrahead.model.loading import load_model
 from hydrahead.transfer.surgery import qk_changes
 from hydrahead.transfer.surgery_units import choose_units, find_units
+from surgery_cases import (
+    FOREIGN,
+    FULL_LAYERS,
+    fine_tuned,
+    save_foreign,
+    save_hybrid,
+    tensors_of,
+)
 from tiny_teachers import save_teacher
 
 

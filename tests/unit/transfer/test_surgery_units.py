@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from surgery_cases import FOREIGN, FULL_LAYERS, save_foreign, save_hybrid, tensors_of
 from transformers import AutoModelForCausalLM
 
 from hydrahead.core.errors import HydraHeadError
@@ -18,6 +17,7 @@ from hydrahead.plan.specs.lightning import LightningSpec
 from hydrahead.plan.specs.window import WindowSpec
 from hydrahead.transfer.surgery_rows import AttentionUnits, HeadRows
 from hydrahead.transfer.surgery_units import choose_units, find_units, kind_of
+from surgery_cases import FOREIGN, FULL_LAYERS, save_foreign, save_hybrid, tensors_of
 from tiny_teachers import save_teacher
 
 

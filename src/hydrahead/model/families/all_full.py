@@ -12,8 +12,9 @@ def foreign_mixer(plan: HeadPlan) -> str | None:
     """What in `plan` is not its teacher's own attention, in words; None if nothing is."""
     teacher = HeadPlan.all_full(plan.geometry, plan.unit)
     for index, (layer, own) in enumerate(zip(plan.layers, teacher.layers, strict=True)):
-        if layer.parallel:
-            return f"layer {index} has a parallel mixer, {layer.parallel[0].name}"
+        added = layer.parallel[len(own.parallel) :]
+        if added:
+            return f"layer {index} has a parallel mixer, {added[0].name}"
         for unit, (spec, own_spec) in enumerate(zip(layer.units, own.units, strict=True)):
             if spec != own_spec:
                 changed = f" ({_difference(spec, own_spec)})" if spec.name == own_spec.name else ""

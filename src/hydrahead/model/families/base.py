@@ -45,13 +45,22 @@ _LEGACY_ROPE_KEYS = ("rope_theta", "rope_scaling")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightNames:
-    """Where a layer's q, k and v live; every other tensor has the name it has here."""
+    """Where a layer's q, k and v live, and what else is called otherwise than here."""
 
     q: str = "model.layers.{layer}.self_attn.q_proj"
     k: str = "model.layers.{layer}.self_attn.k_proj"
     v: str = "model.layers.{layer}.self_attn.v_proj"
     q_norm: str = "model.layers.{layer}.self_attn.q_norm"
     k_norm: str = "model.layers.{layer}.self_attn.k_norm"
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Parts of the other tensors' dotted names, (here, there); the first that is found counts."""
+
+    def stored(self, name: str) -> str:
+        """What the tensor that is called `name` here is called in the checkpoint."""
+        for here, there in self.renamed:
+            if here in name:
+                return name.replace(here, there)
+        return name
 
     def of(self, role: str, layer: int) -> str:
         """The module that plays `role` in a layer."""
@@ -91,6 +100,8 @@ class Family:
     mlp_bias: Rule = never
     qk_norm: bool = False
     """RMSNorm of q and k per head, before the rotation."""
+    own_fields: tuple[str, ...] = ()
+    """Fields beside `SAME_FIELDS` that mean the same there as here."""
     weights: WeightNames = field(default_factory=WeightNames)
 
     def normalised(self, config: Mapping[str, Any], *, where: Any) -> PreTrainedConfig:
@@ -110,7 +121,7 @@ class Family:
             )
         refuse_unsupported(config, where=where)
         try:
-            return CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(dict(config)))
+            return CONFIG_MAPPING[self.name].from_dict(_with_special_numbers(dict(config)))
         except INVALID as error:
             raise invalid(self.name, error, where) from error
 
@@ -120,7 +131,7 @@ class Family:
         head_dim = getattr(theirs, "head_dim", None)
         return {
             "family": self.name,
-            **{name: getattr(theirs, name) for name in SAME_FIELDS},
+            **{name: getattr(theirs, name) for name in (*SAME_FIELDS, *self.own_fields)},
             "rope_parameters": _rope_parameters(theirs),
             "head_dim": head_dim or theirs.hidden_size // theirs.num_attention_heads,
             "attention_bias": self.attention_bias(theirs),
@@ -145,13 +156,24 @@ class Family:
             )
         result = copy.deepcopy(config.teacher_config)
         before = self.to_hydra(result)
-        for name in SAME_FIELDS:
+        for name in (*SAME_FIELDS, *self.own_fields):
             if getattr(config, name) != before[name]:
                 result[name] = copy.deepcopy(getattr(config, name))
         if "rope_parameters" in result and config.rope_parameters != before["rope_parameters"]:
             for key in _LEGACY_ROPE_KEYS:
                 result.pop(key, None)
         return result
+
+
+def _with_special_numbers(value: Any) -> Any:
+    """A copy in which {"__float__": "Infinity"}, as transformers writes it, is the number."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_special_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_special_numbers(item) for item in value]
+    return copy.deepcopy(value)
 
 
 def _rope_parameters(config: PreTrainedConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ FAMILIES = Table(
         "qwen2": "hydrahead.model.families.qwen2:FAMILY",
         "llama": "hydrahead.model.families.llama:FAMILY",
         "mistral": "hydrahead.model.families.mistral:FAMILY",
+        "falcon_h1": "hydrahead.model.families.falcon_h1:FAMILY",
     },
 )
 """model_type -> the family's description."""

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json
+from hydrahead.mixers.build import build_parallel
 from hydrahead.mixers.contract import TeacherHeads
+from hydrahead.model.attention import attention_shape
 from hydrahead.model.checkpoint import SafetensorsReader
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import foreign_mixer
@@ -99,7 +101,7 @@ class Teacher:
 
     def outer(self, name: str) -> Tensor:
         """One tensor outside the layers; checks it for NaN."""
-        return self.reader.read(self._source.get(name, name))
+        return self.reader.read(self._stored(name))
 
     def heads(self, layer: int) -> LayerHeads:
         """A layer's q, k and v; checks them for NaN."""
@@ -127,17 +129,25 @@ class Teacher:
     def rest(self, layer: int) -> Iterator[tuple[str, Tensor]]:
         """A layer's other tensors by the name they have here, one at a time; checks for NaN."""
         for name in self._rest_shapes(layer):
-            yield name, self.reader.read(name)
+            yield name, self.reader.read(self._stored(name))
+
+    def parallel(self, layer: int) -> Iterator[tuple[str, Tensor]]:
+        """A layer's own parallel mixers, as `rest` gives the other tensors."""
+        for name in self._parallel_shapes(layer):
+            yield name, self.reader.read(self._stored(name))
+
+    def _stored(self, name: str) -> str:
+        return self._names.stored(self._source.get(name, name))
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
-        shapes = {
-            self._source.get(name, name): shape for name, shape in self._outer_shapes().items()
-        }
+        ours = self._outer_shapes()
+        stored = {}
         if self.config.tie_word_embeddings and HEAD in self.reader:
-            shapes[HEAD] = shapes[self._source[EMBEDDING]]
+            stored[HEAD] = ours[EMBEDDING]
         for layer in range(self.config.num_hidden_layers):
-            shapes |= self._heads_shapes(layer) | self._rest_shapes(layer)
-        return shapes
+            stored |= self._heads_shapes(layer)
+            ours |= self._rest_shapes(layer) | self._parallel_shapes(layer)
+        return stored | {self._stored(name): shape for name, shape in ours.items()}
 
     def _outer_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.config
@@ -160,6 +170,15 @@ class Teacher:
         if config.qk_norm:
             for role in ("q_norm", "k_norm"):
                 shapes[self._names.of(role, layer) + ".weight"] = (config.head_dim,)
+        return shapes
+
+    def _parallel_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, spec in enumerate(self.geometry.parallel):
+            with torch.device("meta"):
+                mixer = build_parallel(spec, attention_shape(self.config, ()))
+            prefix = f"model.layers.{layer}.self_attn.parallel.{index}."
+            shapes |= {prefix + name: tuple(p.shape) for name, p in mixer.named_parameters()}
         return shapes
 
     def _rest_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:

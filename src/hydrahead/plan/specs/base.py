@@ -32,6 +32,11 @@ class MixerSpec(BaseModel, ABC, frozen=True, extra="forbid"):
         return True
 
     @property
+    def beside(self) -> str:
+        """The heads that a parallel mixer brings, in a few words; empty where it takes slots."""
+        return ""
+
+    @property
     def one_group_per_q_head(self) -> bool:
         """True when every q_head has its own copy of keys and values, whatever the plan's unit."""
         return False

@@ -1,0 +1,237 @@
+"""The Falcon-H1 study: attention and Mamba-2 heads beside each other, and a plan inside the block.
+
+    python benchmarks/falcon_h1/study.py --out DIR [--minutes 9] [--dry-run]
+
+Every arm of `arms.py` is trained at equal parameters and tokens with three seeds, all runs as
+processes on the one GPU at once; then the full heads of the arms in `SWEPT` are given away to
+windows, fewer and fewer by score, each with a short repair. How many steps there are follows from
+the pace of the slowest run and from --minutes. DIR gets, always as far as it came: `routes.json`
+(which kernel trains the scan), `speed.json` (prefill and decoding by context), `study.json`.
+
+--dry-run does all of it in small on the CPU, to find mistakes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from arms import ARMS, SWEPT, Size, matched_mlp, num_parameters  # noqa: E402
+from data import Extent, make  # noqa: E402
+
+from hydrahead.core.jsonio import write_json  # noqa: E402
+from hydrahead.core.provenance import git_commit, library_versions  # noqa: E402
+
+SEEDS = (0, 1, 2)
+ROUTES_SECONDS, SPEED_SECONDS = 110, 80
+SWEEP_SHARE = 0.3
+"""Of the time that is left for training and sweeps."""
+
+
+class Study:
+    """One call: its clock, its processes and its results."""
+
+    def __init__(self, out: Path, minutes: float, dry: bool, most_runs: int) -> None:
+        self.out, self.dry = out, dry
+        self.started = time.time()
+        self.deadline = self.started + 60 * minutes
+        self.scratch = Path(tempfile.mkdtemp(prefix="falcon_h1_"))
+        out.mkdir(parents=True, exist_ok=True)
+        self.size = Size(layers=2, hidden=32, head_dim=16, state=8) if dry else Size()
+        small = {"steps": 12, "tokens_per_step": 512, "samples": 8, "text_rows": 4}
+        self.extent = Extent(**small) if dry else Extent()  # type: ignore[arg-type]
+        self.runs = [(arm, seed) for seed in ((0,) if dry else SEEDS) for arm in ARMS][:most_runs]
+        self.workers: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+        self.record: dict[str, Any] = {
+            "git_commit": git_commit(),
+            "libraries": library_versions(),
+            "command": " ".join(sys.argv),
+            "size": asdict(self.size),
+            "extent": asdict(self.extent),
+            "parameters": {
+                arm: num_parameters(arm, self.size, matched_mlp(arm, self.size)) for arm in ARMS
+            },
+            "swept": list(SWEPT),
+            "log": [],
+        }
+
+    def say(self, text: str) -> None:
+        """A line with the time, also in the record."""
+        line = f"{time.time() - self.started:6.1f} s  {text}"
+        print(line, flush=True)
+        self.record["log"].append(line)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """For child processes: one thread each, the package on the path."""
+        source = str(HERE.parents[1] / "src")
+        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+        return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+    def routes_and_data(self) -> str:
+        """Measure the training routes while the CPU makes the data; returns the winner."""
+        process = None
+        if not self.dry:
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "routes.py"), str(self.out / "routes.json")],
+                env=self.environment(),
+            )
+        begun = time.time()
+        make(
+            self.extent, self.scratch / "data", 2 if self.dry else max(2, (os.cpu_count() or 4) - 2)
+        )
+        self.say(f"data made in {time.time() - begun:.0f} s")
+        if process is None:
+            return "reference"
+        try:
+            process.wait(max(5.0, ROUTES_SECONDS - (time.time() - begun)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            self.say("routes.py was cut off")
+        return self._winner()
+
+    def _winner(self) -> str:
+        path = self.out / "routes.json"
+        measured = json.loads(path.read_text())["measured"] if path.exists() else {}
+        right = {
+            name.removeprefix("study/"): found["milliseconds"]
+            for name, found in measured.items()
+            if name.startswith("study/") and found["right"]
+        }
+        return min(right, key=right.__getitem__) if right else "products"
+
+    def speed(self) -> None:
+        """Alone on the GPU, for a limited time."""
+        command = [sys.executable, str(HERE / "speed.py"), str(self.out / "speed.json")]
+        try:
+            subprocess.run(
+                command + (["--tiny"] if self.dry else []),
+                env=self.environment(),
+                timeout=SPEED_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            self.say("speed.py was cut off")
+
+    def start(self, route: str) -> None:
+        """All runs at once."""
+        settings = {
+            "device": "cpu" if self.dry else "cuda",
+            "dtype": "float32" if self.dry else "bfloat16",
+            "size": asdict(self.size),
+            "extent": asdict(self.extent),
+            "lr": 2e-3,
+            "window": 16 if self.dry else 32,
+            "repair_steps": 2 if self.dry else 120,
+            "pace_steps": 2 if self.dry else 30,
+            "deadline": self.deadline - 10,
+        }
+        self.record |= {"settings": settings, "route": route}
+        write_json(self.scratch / "settings.json", settings)
+        self.save()
+        chosen = {} if route == "reference" else {"HYDRAHEAD_SSD_ROUTE": route}
+        for arm, seed in self.runs:
+            log = (self.scratch / f"log_{arm}_{seed}.txt").open("wb")
+            self.workers[arm, seed] = subprocess.Popen(
+                [sys.executable, str(HERE / "train.py"), str(self.scratch), arm, str(seed)],
+                env=self.environment(**chosen),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def gather(self, name: str, seconds: float) -> dict[tuple[str, int], Any]:
+        """Wait until every live run has written `name`; runs that died or are late are dropped."""
+        limit = time.time() + seconds
+        while time.time() < limit:
+            there = [run for run in self.workers if self._file(name, run).exists()]
+            alive = [run for run, p in self.workers.items() if p.poll() is None]
+            if set(alive) <= set(there):
+                break
+            time.sleep(0.2)
+        found = {}
+        for run, process in list(self.workers.items()):
+            path = self._file(name, run)
+            if path.exists() and process.poll() is None:
+                found[run] = json.loads(path.read_text())
+                continue
+            process.kill()
+            self.say(f"{run} is dropped at {name!r}: {self._tail(run)}")
+            del self.workers[run]
+        return found
+
+    def _file(self, name: str, run: tuple[str, int]) -> Path:
+        return self.scratch / f"{name}_{run[0]}_{run[1]}.json"
+
+    def _tail(self, run: tuple[str, int]) -> str:
+        return (self.scratch / f"log_{run[0]}_{run[1]}.txt").read_text(errors="replace")[-600:]
+
+    def train(self) -> None:
+        """Meet twice, then let them run until the time is up."""
+        ready = self.gather("ready", 170)
+        self.say(f"{len(ready)} runs are warm")
+        write_json(self.scratch / "measure.json", {})
+        pace = {run: found["seconds_per_step"] for run, found in self.gather("pace", 90).items()}
+        slowest = max(pace.values())
+        left = (self.deadline - time.time()) * (1 - SWEEP_SHARE) - 15
+        # What slows the slowest is the others, which are done earlier.
+        typical = 0.5 * (slowest + sum(pace.values()) / len(pace))
+        steps = min(self.extent.steps, max(12, int(left / typical)))
+        self.record["pace"] = {f"{arm} {seed}": value for (arm, seed), value in pace.items()}
+        self.record["steps"] = steps
+        self.say(f"{steps} steps at {1000 * slowest:.0f} ms for the slowest")
+        write_json(self.scratch / "budget.json", {"steps": steps})
+        while time.time() < self.deadline and any(p.poll() is None for p in self.workers.values()):
+            time.sleep(1)
+            self.save()
+
+    def save(self) -> None:
+        """Everything known, in one file."""
+        results = sorted(self.scratch.glob("result_*.json"))
+        self.record["runs"] = [json.loads(path.read_text()) for path in results]
+        write_json(self.out / "study.json", self.record)
+
+    def stop(self) -> None:
+        """End the runs that this call started."""
+        for run, process in self.workers.items():
+            if process.poll() is None:
+                process.kill()
+                self.say(f"{run} was stopped at the deadline")
+            elif process.returncode:
+                self.say(f"{run} failed: {self._tail(run)}")
+        self.save()
+
+
+def main() -> int:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description="the Falcon-H1 study")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the results")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of the whole call")
+    parser.add_argument("--dry-run", action="store_true", help="in small, on the CPU")
+    parser.add_argument("--most-runs", type=int, default=99, help="train only the first so many")
+    arguments = parser.parse_args()
+    study = Study(arguments.out, arguments.minutes, arguments.dry_run, arguments.most_runs)
+    try:
+        route = study.routes_and_data()
+        study.say(f"training route: {route}")
+        study.speed()
+        study.say("speed measured")
+        study.start(route)
+        study.train()
+    finally:
+        study.stop()
+    study.say("done")
+    study.save()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
