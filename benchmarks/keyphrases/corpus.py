@@ -24,13 +24,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "python3.11-doc perl-doc postgresql-doc-15 autoconf-doc bash-doc octave-doc gnuplot-doc "
-    "guile-3.0-doc mit-scheme-doc coreutils findutils libtool-doc gnupg gnutls-doc libgcrypt20-doc "
-    "r-doc-info texinfo auctex libgpgme-dev diffutils-doc grep sed wget groff recutils "
-    "dejagnu mailutils-doc nettle-dev stumpwm ledger cvs maxima-doc sbcl-doc singular-doc a2ps "
-    "libtasn1-doc libidn2-doc m4-doc automake gettext-doc flex-doc tar cpio gzip gawk ed make"
-).split()
+PACKAGES = """
+    python3.11-doc perl-doc postgresql-doc-15 autoconf-doc bash-doc octave-doc gnuplot-doc
+    guile-3.0-doc mit-scheme-doc coreutils findutils libtool-doc gnupg gnutls-doc libgcrypt20-doc
+    r-doc-info texinfo auctex libgpgme-dev diffutils-doc grep sed wget groff recutils
+    dejagnu mailutils-doc nettle-dev stumpwm ledger cvs maxima-doc sbcl-doc singular-doc a2ps
+    libtasn1-doc libidn2-doc m4-doc automake gettext-doc flex-doc tar cpio gzip gawk ed make
+""".split()
 MIN_WORDS, MAX_WORDS = 800, 16_000
 MIN_PHRASES, MAX_PHRASES = 4, 100
 MAX_DOCUMENTS = 140

@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from hydrahead.core.jsonio import write_json
 from hydrahead.core.progress import Progress
 from hydrahead.core.provenance import git_commit, library_versions
-from hydrahead.keyphrase.batches import Part
+from hydrahead.keyphrase.batches import Part, lent_contexts
 from hydrahead.keyphrase.datasets import read_documents
 from hydrahead.keyphrase.decoding import find_spans, rank_phrases, spans_as_tags
 from hydrahead.keyphrase.encodings import pad_id_of
@@ -43,6 +44,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "all 4 heads": {"neighbours": -1, "num_expansion_heads": 4, "width": 48},
     "all trained vectors": {"neighbours": -1, "train_static": True},
 }
+PARTS: dict[str, Part] = {}
 SPLITS = ("train", "valid", "test")
 TIMED_DOCUMENTS = 8
 
@@ -93,9 +95,15 @@ def run(arm: str, seed: int, documents: dict[str, Any], given: argparse.Namespac
     model.to(torch.device(given.device))
     work = given.corpus / "study"
     with Progress(interval_seconds=60) as progress:
+        # Windows, labels and kept states are the same for every arm.
+        if not PARTS:
+            for name in SPLITS:
+                made = make_part(documents[name], model, tokenizer, settings, work, progress)
+                PARTS[name] = replace(made, donors=None)
+        shuffled = settings.control == "shuffled"
         parts = {
-            name: make_part(documents[name], model, tokenizer, settings, work, progress)
-            for name in SPLITS
+            name: replace(part, donors=lent_contexts(part.prepared) if shuffled else None)
+            for name, part in PARTS.items()
         }
         folder = work / f"{given.mode} {arm} {seed} {os.getpid()}"
         fit = Fit(model, parts["train"], parts["valid"], settings, tokenizer, folder)
@@ -124,7 +132,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=["frozen", "full"], default="frozen")
     parser.add_argument("--arms", default=",".join(list(ARMS)[:6]))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--head-lr", type=float)
@@ -173,7 +181,9 @@ def main() -> None:
             write_json(given.out, study)
             last = study["runs"][-1]
             shown = {name: round(value, 4) for name, value in last["test"].items()}
-            print(arm, seed, last["best_epoch"], last["threshold"], last["ranking"], shown)
+            print(
+                arm, seed, last["best_epoch"], last["threshold"], last["ranking"], shown, flush=True
+            )
 
 
 if __name__ == "__main__":

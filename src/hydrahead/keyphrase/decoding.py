@@ -34,9 +34,11 @@ class Keyphrase:
 
 
 @dataclass(slots=True)
-class _Occurrences:
+class Occurrences:
+    """The tagged places of one phrase."""
+
     scores: list[float] = field(default_factory=list)
-    spellings: Counter[str] = field(default_factory=Counter)
+    spellings: list[str] = field(default_factory=list)
     start: int = 0
 
 
@@ -85,25 +87,38 @@ def rank_phrases(
     ranking: str,
 ) -> list[Keyphrase]:
     """Distinct phrases, best first; of equal ones the earlier first."""
-    found: dict[tuple[str, ...], _Occurrences] = {}
-    total = probabilities.sum(axis=1)
+    return ranked(gather_occurrences(document, probabilities, spans), ranking)
+
+
+def gather_occurrences(
+    document: Document, probabilities: np.ndarray, spans: list[tuple[int, int]]
+) -> list[Occurrences]:
+    """Tagged places by phrase, in the order of first occurrence; a place scores its words' mean."""
+    found: dict[tuple[str, ...], Occurrences] = {}
+    sums = np.concatenate([[0.0], np.cumsum(probabilities.sum(axis=1), dtype=np.float64)])
+    bounds = document.spans
     for first, stop in spans:
-        start, end = int(document.spans[first, 0]), int(document.spans[stop - 1, 1])
+        start, end = int(bounds[first, 0]), int(bounds[stop - 1, 1])
         spelling = " ".join(document.text[start:end].split())
         key = stems(spelling)
         if key not in found:
-            found[key] = _Occurrences(start=start)
-        found[key].scores.append(float(total[first:stop].mean()))
-        found[key].spellings[spelling] += 1
+            found[key] = Occurrences(start=start)
+        found[key].scores.append(float(sums[stop] - sums[first]) / (stop - first))
+        found[key].spellings.append(spelling)
+    return list(found.values())
+
+
+def ranked(found: list[Occurrences], ranking: str) -> list[Keyphrase]:
+    """Phrases by the score their occurrences make together."""
     together = RANKINGS[ranking]
     phrases = [
         Keyphrase(
-            phrase=seen.spellings.most_common(1)[0][0],
+            phrase=Counter(seen.spellings).most_common(1)[0][0],
             score=round(together(seen.scores), 6),
             count=len(seen.scores),
             start=seen.start,
         )
-        for seen in found.values()
+        for seen in found
     ]
     return sorted(phrases, key=lambda phrase: (-phrase.score, phrase.start))
 
