@@ -30,7 +30,7 @@ PACKAGES = """
     r-doc-info texinfo auctex libgpgme-dev diffutils-doc grep sed wget groff recutils
     dejagnu mailutils-doc nettle-dev stumpwm ledger cvs maxima-doc sbcl-doc singular-doc a2ps
     libtasn1-doc libidn2-doc m4-doc automake gettext-doc flex-doc tar cpio gzip gawk ed make
-""".split()
+"""
 MIN_WORDS, MAX_WORDS = 800, 16_000
 MIN_PHRASES, MAX_PHRASES = 4, 100
 MAX_DOCUMENTS = 140
@@ -52,13 +52,16 @@ def unpack(folder: Path) -> Path:
     """Download the packages with the system's package manager and unpack them."""
     debs, root = folder / "debs", folder / "root"
     debs.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package in PACKAGES.split():
         if not any(debs.glob(f"{package}_*.deb")):
             done = subprocess.run(["apt-get", "download", package], cwd=debs, check=False)
             if done.returncode:
                 print(f"{package}: not to be had, left out", file=sys.stderr)
     for deb in sorted(debs.glob("*.deb")):
-        if deb.name.split("_")[0] in PACKAGES and not (mark := root / f".{deb.name}").exists():
+        if (
+            deb.name.split("_")[0] in PACKAGES.split()
+            and not (mark := root / f".{deb.name}").exists()
+        ):
             subprocess.run(["dpkg", "-x", str(deb), str(root)], check=True)
             mark.touch()
     return root
