@@ -1,10 +1,12 @@
 """What users pick today, on the same test documents: KeyBERT and YAKE.
 
-python tools.py CORPUS OUT.json --encoder DIR [--tools yake,keybert]
+python tools.py CORPUS OUT.json --encoder DIR --tools yake
+python tools.py CORPUS OUT.json --encoder DIR --tools keybert --shortest 10
 
 Needs `pip install keybert yake sentence-transformers`. Both get one to three words per phrase and
 otherwise their defaults; KeyBERT gets the same encoder as the study's arms, which reads the first
-256 tokens of a document and every candidate phrase.
+256 tokens of a document and every candidate phrase: minutes per document on one CPU core, so it is
+asked for the shortest documents only.
 """
 
 import argparse
@@ -50,9 +52,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--tools", default="yake,keybert")
-    parser.add_argument("--documents", type=int)
+    parser.add_argument("--shortest", type=int, help="only so many documents, the shortest")
     given = parser.parse_args()
-    documents = read_documents(given.corpus / "test.jsonl")[: given.documents]
+    documents = read_documents(given.corpus / "test.jsonl")
+    documents = sorted(documents, key=lambda document: len(document.text))[: given.shortest]
     words = sum(len(document.spans) for document in documents)
     makers = {"yake": yake, "keybert": lambda: keybert(given.encoder)}
     results = json.loads(given.out.read_text()) if given.out.exists() else {}

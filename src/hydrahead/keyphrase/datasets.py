@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -86,8 +86,8 @@ def document_of(fields: Any, *, number: int, where: str) -> Document:
         mend = "name the text `text`, or give a list of words as `document`"
         raise HydraHeadError(f"has no text, but {found}", where=where, mend=mend)
     tags = fields.get("doc_bio_tags")
-    if _is_list(fields.get("sec_bio_tags")):
-        tags = list(chain.from_iterable(fields["sec_bio_tags"]))
+    if _is_list(by_section := fields.get("sec_bio_tags")):
+        tags = list(chain.from_iterable(by_section))
     classes = None if tags is None else _classes(tags, len(words), where)
     kept = [number for number, word in enumerate(words) if word.strip()]
     if not kept:
@@ -105,7 +105,7 @@ def _keyphrases(fields: Mapping[str, Any], where: str) -> tuple[str, ...] | None
         parts = [fields.get(f"{kind}_keyphrases") for kind in ("extractive", "abstractive")]
         if all(part is None for part in parts):
             return None
-        given = [phrase for part in parts if part is not None for phrase in part]
+        given = [phrase for part in parts if _is_list(part) for phrase in part]
     if not _is_list(given) or not all(isinstance(phrase, str) for phrase in given):
         raise HydraHeadError("'keyphrases' is no list of texts", where=where)
     return tuple(given)
@@ -117,7 +117,7 @@ def _classes(tags: Any, count: int, where: str) -> np.ndarray:
     return np.array([TAGS.index(tag) for tag in tags], np.int8)
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 

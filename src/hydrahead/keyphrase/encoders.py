@@ -2,10 +2,13 @@
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.keyphrase.windows import require_fast
@@ -16,6 +19,20 @@ _UNBOUNDED = 10**6
 """Tokenizers without a limit say something like 1e30."""
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and remarks of transformers on stderr: a pooling layer left out is on purpose."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer beside a model.
 
@@ -23,7 +40,8 @@ def load_tokenizer(directory: Path) -> Any:
         HydraHeadError: There is none, it is damaged, or it is a slow one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise HydraHeadError(
@@ -58,7 +76,8 @@ def load_encoder(model: str | Path) -> tuple[PreTrainedModel, Any]:
     has_pooler = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
     extra = {"add_pooling_layer": False} if has_pooler else {}
     try:
-        encoder = AutoModel.from_pretrained(directory, dtype="float32", **extra)
+        with quiet_transformers():
+            encoder = AutoModel.from_pretrained(directory, dtype="float32", **extra)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise HydraHeadError(f"cannot be loaded ({lines[0]})", where=directory) from error

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from hydrahead.keyphrase.configuration import KeyphraseConfig
 from hydrahead.keyphrase.context import DocumentContext
 from hydrahead.keyphrase.decoding import Keyphrase, find_spans, rank_phrases
 from hydrahead.keyphrase.documents import Document
-from hydrahead.keyphrase.encoders import load_tokenizer
+from hydrahead.keyphrase.encoders import load_tokenizer, quiet_transformers
 from hydrahead.keyphrase.encodings import pad_id_of
-from hydrahead.keyphrase.modeling import KeyphraseModel
+from hydrahead.keyphrase.modeling import KeyphraseModel, move
 from hydrahead.keyphrase.prediction import batch_context, fill_probabilities, run_windows
 from hydrahead.keyphrase.static_vectors import load_words, lookup_in_tokens, lookup_in_words
 from hydrahead.keyphrase.windows import Window, WindowCutter
@@ -78,8 +78,9 @@ class KeyphraseExtractor:
                 mend="make one with hydrahead keyphrases train",
             )
         tokenizer = load_tokenizer(directory)
-        loaded = load_tagger(directory).to(torch.device(device))
-        return cls(loaded.eval(), tokenizer, batch_size=batch_size)
+        loaded = load_tagger(directory).eval()
+        move(loaded, device)
+        return cls(loaded, tokenizer, batch_size=batch_size)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model and tokenizer, to be loaded again by `from_pretrained`."""
@@ -88,7 +89,7 @@ class KeyphraseExtractor:
 
     def push_to_hub(self, name: str, **options: Any) -> None:
         """Publish model and tokenizer on Hugging Face, with the options of transformers."""
-        self.model.push_to_hub(name, **options)
+        cast(Any, self.model).push_to_hub(name, **options)
         self.tokenizer.push_to_hub(name, **options)
 
     def __call__(
@@ -141,9 +142,14 @@ def load_tagger(directory: Path) -> KeyphraseModel:
     """
     mend = "make it again with hydrahead keyphrases train"
     try:
-        model, report = KeyphraseModel.from_pretrained(
-            directory, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet_transformers():
+            # What comes back depends on the flag, which its annotation does not say.
+            model, report = cast(
+                Any,
+                KeyphraseModel.from_pretrained(
+                    directory, dtype=torch.float32, output_loading_info=True
+                ),
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise HydraHeadError(

@@ -17,6 +17,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.keyphrase.configuration import KeyphraseConfig, widest_affordable
 from hydrahead.keyphrase.documents import TAGS
 from hydrahead.keyphrase.expansion import Expansion
@@ -213,6 +214,21 @@ def build_model(
     return model
 
 
+def move(model: KeyphraseModel, device: str) -> None:
+    """Bring a model to a device.
+
+    Raises:
+        HydraHeadError: There is no such device.
+    """
+    try:
+        cast(nn.Module, model).to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        if "memory" in str(error):
+            raise
+        mend = "choose cpu or cuda"
+        raise HydraHeadError(f"no device {device!r}", where="--device", mend=mend) from error
+
+
 def _input_embeddings(encoder: PreTrainedModel) -> np.ndarray:
     embedding = cast(nn.Embedding, encoder.get_input_embeddings())
     return embedding.weight.detach().float().cpu().numpy()
@@ -226,4 +242,4 @@ def _bare_encoder(config: Any) -> PreTrainedModel:
     return AutoModel.from_config(config, **({"add_pooling_layer": False} if has_pooler else {}))
 
 
-__all__ = ["KeyphraseModel", "build_model"]
+__all__ = ["KeyphraseModel", "build_model", "move"]

@@ -109,6 +109,7 @@ def read_pdf(path: Path) -> str:
     """
     try:
         import pypdf
+        from pypdf import errors
     except ImportError:
         mend = "pip install 'hydrahead[keyphrase]'"
         raise HydraHeadError("PDF needs pypdf", where=path, mend=mend) from None
@@ -123,12 +124,12 @@ def read_pdf(path: Path) -> str:
             if reader.is_encrypted and not reader.decrypt(""):
                 raise protected
             pages = [page.extract_text() for page in reader.pages]
-    except pypdf.errors.DependencyError as error:
+    except errors.DependencyError as error:
         mend = "pip install cryptography, or save it without encryption"
         raise HydraHeadError("is encrypted with AES", where=path, mend=mend) from error
-    except pypdf.errors.FileNotDecryptedError:
+    except errors.FileNotDecryptedError:
         raise protected from None
-    except (pypdf.errors.PyPdfError, OSError, ValueError, KeyError, TypeError) as error:
+    except (errors.PyPdfError, OSError, ValueError, KeyError, TypeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         mend = "open it in a viewer and save it anew"
         raise HydraHeadError(f"is a damaged PDF ({lines[0]})", where=path, mend=mend) from error

@@ -21,10 +21,10 @@ from hydrahead.keyphrase.batches import Part, lent_contexts
 from hydrahead.keyphrase.card import model_card
 from hydrahead.keyphrase.datasets import local_path, read_documents
 from hydrahead.keyphrase.documents import Document
-from hydrahead.keyphrase.encoders import load_encoder, window_tokens
+from hydrahead.keyphrase.encoders import load_encoder, quiet_transformers, window_tokens
 from hydrahead.keyphrase.encodings import encode_documents, prepare
 from hydrahead.keyphrase.fitting import Fit, FitResult
-from hydrahead.keyphrase.modeling import KeyphraseModel, build_model
+from hydrahead.keyphrase.modeling import KeyphraseModel, build_model, move
 from hydrahead.keyphrase.settings import KeyphraseSettings
 from hydrahead.keyphrase.static_vectors import (
     Lookup,
@@ -89,7 +89,7 @@ def train_keyphrases(
         train_set, valid_set = split_documents(data, validation)
         torch.manual_seed(settings.seed)
         model, tokenizer = make_model(encoder, vectors, [*train_set, *valid_set], settings)
-        model.to(torch.device(device))
+        move(model, device)
         with Progress() as progress:
             parts = [
                 make_part(documents, model, tokenizer, settings, work.scratch, progress)
@@ -212,7 +212,8 @@ def _write(
     folder = work.directory
     model.config.threshold = result.threshold
     model.config.ranking = result.ranking
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.copy(work.scratch / "metrics.jsonl", folder)
     shares = {
