@@ -1,18 +1,18 @@
 """Loading an encoder with its tokenizer, and finding out what it can read."""
 
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.keyphrase.windows import require_fast
 from hydrahead.model.hub import resolve_model_dir
+from hydrahead.model.loading import load_tokenizer as load_any_tokenizer
 
 _USUAL_WINDOW = 512
 _UNBOUNDED = 10**6
@@ -39,16 +39,8 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
         HydraHeadError: There is none, it is damaged, or it is a slow one.
     """
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise HydraHeadError(
-            f"has no tokenizer that can be loaded ({lines[0]})",
-            where=directory,
-            mend="choose an encoder with a tokenizer.json",
-        ) from error
+    with quiet_transformers():
+        tokenizer = load_any_tokenizer(directory)
     require_fast(tokenizer)
     return tokenizer
 
