@@ -173,6 +173,35 @@ def falcon_h1() -> list[str]:
     ]
 
 
+def keyphrases() -> list[str]:
+    """Arms of the keyphrase study, means over seeds, and the tools."""
+    result = load("keyphrases")
+    scores = ("f1@5", "f1@10", "f1@m", "f1@o", "tag_f1")
+    rows = []
+    for arm in dict.fromkeys(run["arm"] for run in result["runs"]):
+        runs = [run for run in result["runs"] if run["arm"] == arm]
+        cells = []
+        for name in scores:
+            found = [100 * run["test"][name] for run in runs]
+            spread = f" ({min(found):.1f} - {max(found):.1f})" if name == "f1@o" else ""
+            cells.append(f"{sum(found) / len(found):.1f}{spread}")
+        speed = next((run["seconds_per_10k_words"] for run in runs if run["seed"] == 0), None)
+        rows.append([arm, str(len(runs)), *cells, "-" if speed is None else f"{speed:.1f}"])
+    for name, tool in result["tools"].items():
+        cells = [f"{100 * tool['test'][score]:.1f}" for score in scores[:4]]
+        label = f"{name}, n = {tool['n']}"
+        rows.append([label, "-", *cells, "-", f"{tool['seconds_per_10k_words']:.1f}"])
+    return [
+        "## Keyphrases of long documents",
+        "",
+        f"{result['encoder']}, {result['mode']}; {result['hardware']}, commit "
+        f"{result['git_commit'][:12]}, n = {result['n']} test documents; F1 in percent, means over "
+        "seeds (range for F1@O). Seconds were taken on a machine that others used too.",
+        "",
+        *table(["arm", "seeds", *scores, "s per 10K words"], rows),
+    ]
+
+
 def page() -> str:
     """The whole page."""
     head = [
@@ -182,6 +211,7 @@ def page() -> str:
         "hold command, commit, hardware and n.",
     ]
     parts = [head, kernels(), long_context(), small_teacher(), qk_restore(), falcon_h1()]
+    parts.append(keyphrases())
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 

@@ -22,6 +22,7 @@ from hydrahead.cli_frame import (
     run_app,
     verb,
 )
+from hydrahead.cli_keyphrases import keyphrases
 from hydrahead.cli_surgery import add_verbs as add_surgery_verbs
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
+app.add_typer(keyphrases, name="keyphrases")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
