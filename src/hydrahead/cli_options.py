@@ -115,7 +115,12 @@ TopP = Annotated[float, Option(metavar="P", min=0, max=1, help="Sample from so m
 AllowLong = Annotated[bool, Option("--allow-long", help="Go beyond the model's context.")]
 Anything = Annotated[str, Argument(metavar="ANY", help=f"Any artefact, or {MODEL}.")]
 Recipe = Annotated[
-    str, Argument(metavar="RECIPE", help="demo, learned_window, seven_to_one or small_teacher.")
+    str,
+    Argument(
+        metavar="RECIPE",
+        help="demo, learned_window, seven_to_one; from scratch: small_teacher, falcon_h1_small, "
+        "falcon_h1_tiny.",
+    ),
 ]
 RecipeDevice = Annotated[
     str | None,

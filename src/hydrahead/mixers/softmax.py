@@ -9,12 +9,14 @@ Axes: b batch, n groups, g q_heads of each group, t queries, s keys, e head_dim.
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hydrahead.core.errors import unknown_name
 
@@ -70,6 +72,18 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    with _one_token_kernels() if q.shape[3] == 1 and q.device.type == "cuda" else nullcontext():
+        return _fused(q, k, v, mask, causal)
+
+
+def _one_token_kernels() -> AbstractContextManager[None]:
+    """All but cuDNN, which plans anew for every number of keys: 7 ms a layer and decoded token."""
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     b, n, g, t, e = q.shape
     s = k.shape[2]
     attn_mask: Any = None if mask is None else mask[:, None]
