@@ -1,91 +1,108 @@
-"""The study on a GPU: many small runs as parallel processes, both modes, one JSON per mode.
+"""The study's full fine-tuning on one GPU: runs side by side, one JSON.
 
-python gpu.py CORPUS OUT_FOLDER --encoder DIR [--workers 12] [--seconds 220] [--dry-run]
+python gpu.py CORPUS OUT_FOLDER --encoder DIR [--workers 5] [--seconds 480] [--dry-run]
 
-Runs are started most important first and stopped when the time is up; what has finished is kept.
-Times in the result are those of runs that share the device, so speed is not taken from here.
+Every worker cuts the corpus into windows once and then takes runs from one list, what matters
+first; the file is rewritten after every run. When the time is up, what is unfinished is dropped.
+The runs share the device, so their seconds say nothing of speed.
 """
 
 import argparse
-import json
-import subprocess
-import sys
+import multiprocessing
 import time
+import traceback
 from itertools import product
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
-STUDY = Path(__file__).with_name("study.py")
-MAIN = ("baseline", "all", "shuffled")
-REST = ("w1", "w2", "all add", "all trained vectors")
+import torch
+from study import arguments, fill_parts, header, read_splits, run, shown
+
+from hydrahead.core.jsonio import write_json
+
+FIRST = ("baseline", "all", "shuffled"), ("w1", "w2"), ("shuffled w1", "shuffled w2")
+LAST = ("all longer", 0), ("baseline longer", 0)
+"""Would more epochs change the picture?"""
 
 
-def plan(seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    """Mode, arm and seed of every run, most important first."""
-    first = list(product(("full",), MAIN, seeds)) + list(product(("frozen",), MAIN, seeds))
-    return first + list(product(("full", "frozen"), REST, seeds))
+def plan(seeds: int) -> list[tuple[str, int]]:
+    """Arm and seed of every run, most important first."""
+    return [(arm, seed) for arms in FIRST for seed, arm in product(range(seeds), arms)] + list(LAST)
 
 
-def command(given: argparse.Namespace, mode: str, arm: str, seed: int, out: Path) -> list[str]:
-    """One run as a process of its own."""
-    small = ["--documents", "3", "--epochs", "1"] if given.dry_run else []
-    where = ["--device", "cpu" if given.dry_run else "cuda"]
-    narrow = ["--dtype", "bfloat16"] if mode == "full" and not given.dry_run else []
-    epochs = [] if given.dry_run else ["--epochs", "3" if mode == "full" else "4"]
-    options = ["--encoder", str(given.encoder), "--mode", mode, "--arms", arm, "--seeds", str(seed)]
-    return [
-        *(sys.executable, str(STUDY), str(given.corpus), str(out)),
-        *(*options, *where, *narrow, *epochs, *small),
-    ]
+def work(waiting: Any, finished: Any, given: argparse.Namespace) -> None:
+    """Take runs until none is left."""
+    torch.set_num_threads(1)
+    fill_parts(read_splits(given), given)
+    while True:
+        arm, seed = waiting.get()
+        try:
+            finished.put(run(arm, seed, given))
+        except Exception:  # the other runs go on; the parent says what failed
+            finished.put({"arm": arm, "seed": seed, "error": traceback.format_exc()})
 
 
-def merge(folder: Path, pieces: Path) -> None:
-    """All finished runs of a mode in one file."""
-    for mode in ("frozen", "full"):
-        whole: dict[str, Any] | None = None
-        for piece in sorted(pieces.glob(f"{mode}-*.json")):
-            found = json.loads(piece.read_text())
-            whole = whole or {**found, "runs": []}
-            whole["runs"] += found["runs"]
-        if whole is not None:
-            whole["command"] = "python benchmarks/keyphrases/gpu.py CORPUS OUT --encoder DIR"
-            (folder / f"keyphrases_{mode}_gpu.json").write_text(json.dumps(whole, indent=1))
-
-
-def main() -> None:
-    """Start, wait, merge."""
+def options() -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=220.0)
+    parser.add_argument("--workers", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--dry-run", action="store_true", help="three documents on the CPU")
-    given = parser.parse_args()
-    pieces = given.corpus / "study" / "pieces"
-    pieces.mkdir(parents=True, exist_ok=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    waiting = plan(tuple(range(given.seeds)))
-    running: dict[subprocess.Popen[bytes], str] = {}
-    end = time.monotonic() + given.seconds
-    while (waiting or running) and time.monotonic() < end:
-        while waiting and len(running) < given.workers:
-            mode, arm, seed = waiting.pop(0)
-            name = f"{mode}-{arm.replace(' ', '_')}-{seed}"
-            log = (pieces / f"{name}.log").open("wb")
-            words = command(given, mode, arm, seed, pieces / f"{name}.json")
-            running[subprocess.Popen(words, stdout=log, stderr=log)] = name
-        time.sleep(0.5)
-        for process in [p for p in running if p.poll() is not None]:
-            name = running.pop(process)
-            print(name, "exit code", process.returncode, f"{end - time.monotonic():.0f} s left")
-            if process.returncode:
-                print((pieces / f"{name}.log").read_text()[-1500:])
-            merge(given.out, pieces)
-    for process in running:
-        process.kill()
-    merge(given.out, pieces)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Start the workers and gather what they find."""
+    asked = options()
+    end = time.monotonic() + asked.seconds
+    asked.out.mkdir(parents=True, exist_ok=True)
+    out = asked.out / "keyphrases_full.json"
+    words = [str(asked.corpus), str(out), "--encoder", str(asked.encoder), "--mode", "full"]
+    if asked.dry_run:
+        words += ["--epochs", "1", "--documents", "3"]
+    else:
+        words += ["--epochs", str(asked.epochs), "--device", "cuda", "--dtype", "bfloat16"]
+    given = arguments(words)
+    # Not forked: CUDA does not survive that.
+    fresh = multiprocessing.get_context("spawn")
+    waiting, finished = fresh.Queue(), fresh.Queue()
+    runs = plan(asked.seeds)
+    for one in runs:
+        waiting.put(one)
+    workers = [
+        fresh.Process(target=work, args=(waiting, finished, given)) for _ in range(asked.workers)
+    ]
+    for worker in workers:
+        worker.start()
+    study = header(read_splits(given), given)
+    study["command"] = (
+        f"python benchmarks/keyphrases/gpu.py CORPUS OUT --encoder DIR --workers {asked.workers} "
+        f"--seconds {asked.seconds:.0f} --epochs {asked.epochs}"
+    )
+    while runs and any(worker.is_alive() for worker in workers):
+        try:
+            done = finished.get(timeout=min(10.0, max(0.0, end - time.monotonic())))
+        except Empty:
+            if time.monotonic() < end:
+                continue
+            print("the time is up; not done:", *runs, flush=True)
+            break
+        runs.remove((done["arm"], done["seed"]))
+        left = f"{end - time.monotonic():.0f} s left"
+        if "error" in done:
+            print(done["arm"], done["seed"], left, done["error"][-1500:], flush=True)
+            continue
+        study["runs"].append(done)
+        write_json(out, study)
+        print(shown(done), left, flush=True)
+    for worker in workers:
+        worker.kill()
 
 
 if __name__ == "__main__":

@@ -72,16 +72,14 @@ class DocumentContext:
         ids = np.fromiter(counts, np.int32, len(counts))
         self._windows.append((ids, np.fromiter(counts.values(), np.int32, len(counts))))
 
-    def batch(self, windows: Sequence[int], neighbours: int, *, own: bool = True) -> BatchContext:
+    def batch(self, windows: Sequence[int], neighbours: int) -> BatchContext:
         """The context of some windows.
 
         Args:
-            windows: Their numbers.
+            windows: Their numbers; a window never counts for itself.
             neighbours: Windows to each side that count; `ALL` for the whole document.
-            own: The windows are this document's (else nothing is taken off: a control that looks
-                at another document).
         """
-        counts = np.stack([self._counts(window, neighbours, own) for window in windows])
+        counts = np.stack([self._counts(window, neighbours) for window in windows])
         used = np.flatnonzero(counts.any(axis=0))
         rows = pad_rows([self._rows[number] for number in used])
         with np.errstate(divide="ignore"):
@@ -95,17 +93,15 @@ class DocumentContext:
         self._rows.append(rows)
         return len(self._rows) - 1
 
-    def _counts(self, window: int, neighbours: int, own: bool) -> np.ndarray:
+    def _counts(self, window: int, neighbours: int) -> np.ndarray:
         if neighbours == ALL:
             counts = self._whole().copy()
-            taken = [window] if own else []
-            sign = -1
+            taken, sign = [window], -1
         else:
             counts = np.zeros(len(self._rows), np.int64)
             last = min(window + neighbours, self.num_windows - 1)
             around = range(max(0, window - neighbours), last + 1)
-            taken = [number for number in around if number != window or not own]
-            sign = 1
+            taken, sign = [number for number in around if number != window], 1
         for number in taken:
             ids, occurrences = self._windows[number]
             counts[ids] += sign * occurrences

@@ -27,13 +27,17 @@ def batch_context(
     *,
     donor: DocumentContext | None = None,
 ) -> BatchContext | None:
-    """What the model may look at beside some windows; `donor`'s words instead, as a control."""
+    """What the model may look at beside some windows.
+
+    As a control it is `donor`'s words, around the windows of the same numbers (its numbers go
+    round if it has fewer): as many windows as the document itself would give.
+    """
     if not model.config.expands:
         return None
     if donor is None:
         return context.batch(windows, model.config.neighbours)
     lent = [window % max(1, donor.num_windows) for window in windows]
-    return donor.batch(lent, model.config.neighbours, own=False)
+    return donor.batch(lent, model.config.neighbours)
 
 
 def run_windows(
