@@ -10,6 +10,7 @@ what the study needs most.
 """
 
 import argparse
+import json
 import multiprocessing
 import shutil
 import sys
@@ -92,8 +93,6 @@ def job_of(result: dict[str, Any]) -> Job:
 
 def write_texts(work: Path) -> None:
     """The builtin corpus as files, every tenth text held out: parsing it anew is slow."""
-    import json
-
     files = {name: (work / f"{name}.jsonl").open("w") for name in ("train", "held_out")}
     for number, text in enumerate(builtin_texts()):
         name = "held_out" if number % 10 == 0 else "train"
@@ -130,7 +129,8 @@ class Study:
 
     def take_up(self, earlier: dict[str, Any]) -> None:
         """Results of an earlier run with the same settings, but for what is run again."""
-        if earlier["settings"] != self._result["settings"]:
+        # Read back from JSON, tuples are lists.
+        if earlier["settings"] != json.loads(json.dumps(self._result["settings"])):
             raise SystemExit("--after: that run had other settings")
         self._result["results"] = [r for r in earlier["results"] if job_of(r) not in self._todo]
         self._result["earlier_commits"] = [
