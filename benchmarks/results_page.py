@@ -94,9 +94,9 @@ def long_context() -> list[str]:
         *table(["", "teacher", "hybrid"], rows),
         "",
         "Decoding was slow in both. A later profile on an H200 found the cause in cuDNN, which "
-        "plans anew for every number of keys (57 of 62 ms per token of a model of 8 layers); decoding "
-        "avoids it since then, and was not timed again. The hybrid makes 2.4 times as many tensor "
-        "calls per layer as its teacher, and launches are what is left.",
+        "plans anew for every number of keys (57 of 62 ms per token of a model of 8 layers). It is "
+        "avoided since then; the figures above are older. The hybrid makes 2.4 times as many "
+        "tensor calls per layer as its teacher, and launches are what is left.",
     ]
 
 
