@@ -31,7 +31,7 @@ REFERENCE_MLP = 320
 class Size:
     """What every arm shares."""
 
-    layers: int = 6
+    layers: int = 4
     hidden: int = 128
     head_dim: int = 32
     state: int = 32
@@ -52,6 +52,7 @@ def _llama(size: Size, q_heads: int, kv_heads: int, head_dim: int, mlp: int) -> 
         "max_position_embeddings": size.positions,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "rms_norm_eps": 1e-5,
+        "initializer_range": size.hidden**-0.5,
         "tie_word_embeddings": True,
         "pad_token_id": 0,
     }
@@ -80,11 +81,11 @@ def _parallel(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
 
 
 def _mamba2(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
-    """A model of ours needs an attention head: one of width 2 that sees nothing but its own token.
+    """A model of ours needs an attention head: one of width 8 that sees nothing but its own token.
 
-    Its value is a linear map of rank 2 of that token; it cannot move anything between tokens.
+    Its value is a linear map of rank 8 of that token; it cannot move anything between tokens.
     """
-    config = _llama(size, 1, 1, 2, mlp)
+    config = _llama(size, 1, 1, 8, mlp)
     spec = Mamba2Spec(heads=2 * KV_HEADS, head_dim=size.head_dim, state_size=size.state)
     layer = LayerPlan(units=(WindowSpec(window=1, sinks=0),), parallel=(spec,))
     geometry = ModelGeometry.from_config(config)
