@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hydrahead.model.configuration import HydraConfig
+from hydrahead.model.families.falcon_h1_start import start_mamba_heads_
 from hydrahead.model.families.table import FAMILIES
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.geometry import ModelGeometry
@@ -20,7 +21,6 @@ from hydrahead.plan.specs.full import FullSpec
 from hydrahead.plan.specs.gated_delta import GatedDeltaSpec
 from hydrahead.plan.specs.mamba2 import Mamba2Spec
 from hydrahead.plan.specs.window import WindowSpec
-from hydrahead.training.falcon import start_mamba_heads_
 
 KV_HEADS = 4
 REFERENCE_MLP = 320
