@@ -20,7 +20,7 @@ from hydrahead.training.batch import IGNORE
 from hydrahead.training.data.builtin import builtin_texts
 from hydrahead.training.rows import CurriculumRows, Phase
 
-TOKENS_PER_STEP = 8192
+TOKENS_PER_STEP = 16384
 TASKS = ("niah_single", "niah_multikey:keys=4", "mqar", "mqar:pairs=32,queries=8")
 COPYING = {"copy_spans:shortest=4,longest=8": 2.0, "mqar:pairs=8,queries=8": 1.0}
 COPYING_FARTHER = {"copy_spans": 2.0, "mqar:pairs=12,queries=12": 1.0, "niah_rounds:keys=2": 2.0}

@@ -132,7 +132,7 @@ class Study:
             "dtype": "float32" if self.dry else "bfloat16",
             "size": asdict(self.size),
             "extent": asdict(self.extent),
-            "lr": 2e-3,
+            "lr": 3e-3,
             "window": 16 if self.dry else 32,
             "repair_steps": 2 if self.dry else 100,
             "pace_steps": 2 if self.dry else 30,
