@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hydrahead.model.configuration import HydraConfig
+from hydrahead.model.families.falcon_h1_start import start_mamba_heads_
 from hydrahead.model.families.table import FAMILIES
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.geometry import ModelGeometry
@@ -20,7 +21,6 @@ from hydrahead.plan.specs.full import FullSpec
 from hydrahead.plan.specs.gated_delta import GatedDeltaSpec
 from hydrahead.plan.specs.mamba2 import Mamba2Spec
 from hydrahead.plan.specs.window import WindowSpec
-from hydrahead.training.falcon import start_mamba_heads_
 
 KV_HEADS = 4
 REFERENCE_MLP = 320
@@ -31,7 +31,7 @@ REFERENCE_MLP = 320
 class Size:
     """What every arm shares."""
 
-    layers: int = 6
+    layers: int = 4
     hidden: int = 128
     head_dim: int = 32
     state: int = 32
@@ -52,6 +52,7 @@ def _llama(size: Size, q_heads: int, kv_heads: int, head_dim: int, mlp: int) -> 
         "max_position_embeddings": size.positions,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "rms_norm_eps": 1e-5,
+        "initializer_range": size.hidden**-0.5,
         "tie_word_embeddings": True,
         "pad_token_id": 0,
     }
@@ -80,11 +81,11 @@ def _parallel(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
 
 
 def _mamba2(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
-    """A model of ours needs an attention head: one of width 2 that sees nothing but its own token.
+    """A model of ours needs an attention head: one of width 8 that sees nothing but its own token.
 
-    Its value is a linear map of rank 2 of that token; it cannot move anything between tokens.
+    Its value is a linear map of rank 8 of that token; it cannot move anything between tokens.
     """
-    config = _llama(size, 1, 1, 2, mlp)
+    config = _llama(size, 1, 1, 8, mlp)
     spec = Mamba2Spec(heads=2 * KV_HEADS, head_dim=size.head_dim, state_size=size.state)
     layer = LayerPlan(units=(WindowSpec(window=1, sinks=0),), parallel=(spec,))
     geometry = ModelGeometry.from_config(config)

@@ -1,8 +1,8 @@
 """Batches and test samples of the Falcon-H1 study, made once for all runs, as numpy files.
 
-The curriculum is that of the small teacher in short: copying at 128 tokens, telling keys apart in
-many questions a row at 256, then 512. Text is the standard library's docstrings; its last tenth is
-kept for the loss by position.
+The curriculum is that of the small teacher in short: copying at 64 and 128 tokens, where there are
+few places to look at, telling keys apart in many questions a row at 256, then 512. Text is the
+standard library's docstrings; its last tenth is kept for the loss by position.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -15,40 +15,58 @@ import numpy as np
 
 from hydrahead.model.loading import load_tokenizer
 from hydrahead.recipes.demo import SMALL_TEACHER
-from hydrahead.recipes.small_teacher import COPYING, FINDING, TELLING_APART
 from hydrahead.tasks import build_task, codec_from_tokenizer
 from hydrahead.training.batch import IGNORE
 from hydrahead.training.data.builtin import builtin_texts
 from hydrahead.training.rows import CurriculumRows, Phase
 
 TOKENS_PER_STEP = 16384
-TASKS = ("niah_single", "niah_multikey:keys=4", "niah_multikey:keys=8", "mqar")
-FINDING_SHORT = {k: v for k, v in FINDING.items() if not k.startswith(("general", "variable"))}
+TASKS = ("niah_single", "niah_multikey:keys=4", "mqar", "mqar:pairs=32,queries=8")
+COPYING = {"copy_spans:shortest=4,longest=8": 2.0, "mqar:pairs=8,queries=8": 1.0}
+COPYING_FARTHER = {"copy_spans": 2.0, "mqar:pairs=12,queries=12": 1.0, "niah_rounds:keys=2": 2.0}
+TELLING_APART = {
+    "niah_rounds:keys=4": 3.0,
+    "niah_single": 0.5,
+    "mqar:pairs=8,queries=8": 1.0,
+    "mqar:pairs=24,queries=24": 1.0,
+    "copy_spans": 1.0,
+}
+FINDING = {
+    "niah_rounds:keys=8": 3.0,
+    "niah_single": 1.0,
+    "niah_multikey:keys=4": 1.0,
+    "mqar:pairs=8,queries=8": 1.0,
+    "mqar:pairs=32,queries=32": 1.5,
+    "copy_spans": 0.5,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
     """How much data is made."""
 
-    shares: tuple[float, ...] = (0.25, 0.5, 0.25)
+    shares: tuple[float, ...] = (0.25, 0.25, 0.3, 0.2)
     """Of the steps, by phase."""
-    lengths: tuple[int, ...] = (128, 256, 512)
+    lengths: tuple[int, ...] = (64, 128, 256, 512)
     steps: int = 3000
     """Most steps of a run."""
     tokens_per_step: int = TOKENS_PER_STEP
     eval_lengths: tuple[int, ...] = (256, 512, 1024)
+    text_share: float = 0.2
+    """Of the rows."""
     samples: int = 128
     text_rows: int = 64
 
     def phases(self, steps: int) -> list[Phase]:
         """The curriculum of a run of so many steps."""
-        tasks = (COPYING, TELLING_APART, FINDING_SHORT)
+        tasks = (COPYING, COPYING_FARTHER, TELLING_APART, FINDING)
         return [
             Phase(
                 steps=max(1, round(steps * share)),
                 length=length,
                 batch_size=max(1, self.tokens_per_step // length),
-                text_share=0.3,
+                text_share=self.text_share,
+                recall_weight=1.0,
                 tasks=chosen,
             )
             for share, length, chosen in zip(self.shares, self.lengths, tasks, strict=True)
@@ -101,7 +119,7 @@ def _samples(extent: Extent, task: str, length: int) -> dict[str, np.ndarray]:
 
 
 def make(extent: Extent, directory: Path, workers: int) -> None:
-    """Write `phase{i}.npz`, `eval.npz` and `text_rows.npy`."""
+    """Write `phase{i}_{name}.npy`, `eval.npz`, `text_rows.npy`, and `done` when all is there."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(SMALL_TEACHER)
     text = text_tokens(tokenizer)
@@ -138,3 +156,4 @@ def make(extent: Extent, directory: Path, workers: int) -> None:
             for name, array in future.result().items()
         }
         np.savez(directory / "eval.npz", **arrays)
+    (directory / "done").touch()

@@ -1,12 +1,16 @@
 """The Falcon-H1 study: attention and Mamba-2 heads beside each other, and a plan inside the block.
 
-    python benchmarks/falcon_h1/study.py --out DIR [--minutes 9] [--dry-run]
+    python benchmarks/falcon_h1/study.py --out DIR [--minutes 9] [--no-speed] [--dry-run]
 
 Every arm of `arms.py` is trained at equal parameters and tokens with three seeds, all runs as
 processes on the one GPU at once; then the full heads of the arms in `SWEPT` are given away to
 windows, fewer and fewer by score, each with a short repair. How many steps there are follows from
 the pace of the slowest run and from --minutes. DIR gets, always as far as it came: `routes.json`
 (which kernel trains the scan), `speed.json` (prefill and decoding by context), `study.json`.
+
+--no-speed leaves the first two out (routes.py and speed.py make them at another time) and trains
+every arm on the reference kernels: plain torch, so that nothing is compiled and the GPU may be
+shared. Timings of training are then no result.
 
 --dry-run does all of it in small on the CPU, to find mistakes.
 """
@@ -22,6 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
@@ -30,6 +36,7 @@ from data import Extent, make  # noqa: E402
 
 from hydrahead.core.jsonio import write_json  # noqa: E402
 from hydrahead.core.provenance import git_commit, library_versions  # noqa: E402
+from hydrahead.kernels.ssd.fast import ROUTES  # noqa: E402
 
 SEEDS = (0, 1, 2)
 ROUTES_SECONDS, SPEED_SECONDS = 110, 80
@@ -40,16 +47,16 @@ SWEEP_SHARE = 0.3
 class Study:
     """One call: its clock, its processes and its results."""
 
-    def __init__(self, out: Path, minutes: float, dry: bool, most_runs: int) -> None:
+    def __init__(self, out: Path, minutes: float, dry: bool, arms: list[str]) -> None:
         self.out, self.dry = out, dry
         self.started = time.time()
         self.deadline = self.started + 60 * minutes
         self.scratch = Path(tempfile.mkdtemp(prefix="falcon_h1_"))
         out.mkdir(parents=True, exist_ok=True)
         self.size = Size(layers=2, hidden=32, head_dim=16, state=8) if dry else Size()
-        small = {"steps": 12, "tokens_per_step": 512, "samples": 8, "text_rows": 4}
+        small = {"steps": 24, "tokens_per_step": 512, "samples": 8, "text_rows": 4}
         self.extent = Extent(**small) if dry else Extent()  # type: ignore[arg-type]
-        self.runs = [(arm, seed) for seed in ((0,) if dry else SEEDS) for arm in ARMS][:most_runs]
+        self.runs = [(arm, seed) for seed in ((0,) if dry else SEEDS) for arm in arms]
         self.workers: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self.record: dict[str, Any] = {
             "git_commit": git_commit(),
@@ -76,28 +83,24 @@ class Study:
         path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
 
-    def routes_and_data(self) -> str:
-        """Measure the training routes while the CPU makes the data; returns the winner."""
-        process = None
-        if not self.dry:
-            process = subprocess.Popen(
-                [sys.executable, str(HERE / "routes.py"), str(self.out / "routes.json")],
-                env=self.environment(),
-            )
-        begun = time.time()
-        make(
-            self.extent, self.scratch / "data", 2 if self.dry else max(2, (os.cpu_count() or 4) - 2)
+    def routes(self) -> str:
+        """Measure the training routes; returns the winner."""
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "routes.py"), str(self.out / "routes.json")],
+            env=self.environment(),
         )
-        self.say(f"data made in {time.time() - begun:.0f} s")
-        if process is None:
-            return "reference"
         try:
-            process.wait(max(5.0, ROUTES_SECONDS - (time.time() - begun)))
+            process.wait(ROUTES_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             self.say("routes.py was cut off")
         return self._winner()
+
+    def data(self) -> None:
+        """Batches and samples for all runs, which wait for them."""
+        workers = 2 if self.dry else max(2, (os.cpu_count() or 4) - 2)
+        make(self.extent, self.scratch / "data", workers)
 
     def _winner(self) -> str:
         path = self.out / "routes.json"
@@ -122,28 +125,29 @@ class Study:
         except subprocess.TimeoutExpired:
             self.say("speed.py was cut off")
 
-    def start(self, route: str) -> None:
+    def start(self, route: str, graphs: bool) -> None:
         """All runs at once."""
         settings = {
             "device": "cpu" if self.dry else "cuda",
             "dtype": "float32" if self.dry else "bfloat16",
             "size": asdict(self.size),
             "extent": asdict(self.extent),
-            "lr": 2e-3,
+            "lr": 3e-3,
             "window": 16 if self.dry else 32,
-            "repair_steps": 2 if self.dry else 120,
+            "repair_steps": 2 if self.dry else 100,
             "pace_steps": 2 if self.dry else 30,
-            "deadline": self.deadline - 10,
+            "deadline": self.deadline - (4 if self.dry else 10),
+            "graphs": graphs,
         }
-        self.record |= {"settings": settings, "route": route}
+        self.record |= {"settings": settings, "route": route, "hardware": hardware()}
         write_json(self.scratch / "settings.json", settings)
         self.save()
-        chosen = {} if route == "reference" else {"HYDRAHEAD_SSD_ROUTE": route}
+        name = "HYDRAHEAD_KERNELS" if route == "reference" else "HYDRAHEAD_SSD_ROUTE"
         for arm, seed in self.runs:
             log = (self.scratch / f"log_{arm}_{seed}.txt").open("wb")
             self.workers[arm, seed] = subprocess.Popen(
                 [sys.executable, str(HERE / "train.py"), str(self.scratch), arm, str(seed)],
-                env=self.environment(**chosen),
+                env=self.environment(**{name: route}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -176,10 +180,10 @@ class Study:
 
     def train(self) -> None:
         """Meet twice, then let them run until the time is up."""
-        ready = self.gather("ready", 170)
+        ready = self.gather("ready", 120)
         self.say(f"{len(ready)} runs are warm")
         write_json(self.scratch / "measure.json", {})
-        pace = {run: found["seconds_per_step"] for run, found in self.gather("pace", 90).items()}
+        pace = {run: found["seconds_per_step"] for run, found in self.gather("pace", 60).items()}
         slowest = max(pace.values())
         left = (self.deadline - time.time()) * (1 - SWEEP_SHARE) - 15
         # What slows the slowest is the others, which are done earlier.
@@ -210,21 +214,37 @@ class Study:
         self.save()
 
 
+def hardware() -> str:
+    """What the runs train on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name(0)}, all runs at once"
+    return f"CPU, {os.cpu_count()} cores"
+
+
 def main() -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(description="the Falcon-H1 study")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--minutes", type=float, default=9.0, help="of the whole call")
+    parser.add_argument("--no-speed", action="store_true", help="skip routes.py and speed.py")
+    parser.add_argument("--route", choices=("reference", *ROUTES), help="training kernels")
+    parser.add_argument("--no-graphs", action="store_true", help="train without CUDA graphs")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which arms, with commas")
     parser.add_argument("--dry-run", action="store_true", help="in small, on the CPU")
-    parser.add_argument("--most-runs", type=int, default=99, help="train only the first so many")
     arguments = parser.parse_args()
-    study = Study(arguments.out, arguments.minutes, arguments.dry_run, arguments.most_runs)
+    arms = arguments.arms.split(",")
+    study = Study(arguments.out, arguments.minutes, arguments.dry_run, arms)
+    route = arguments.route or "reference"
     try:
-        route = study.routes_and_data()
-        study.say(f"training route: {route}")
-        study.speed()
-        study.say("speed measured")
-        study.start(route)
+        if not (arguments.no_speed or arguments.dry_run):
+            route = arguments.route or study.routes()
+            study.say(f"training route: {route}")
+        if not arguments.no_speed:
+            study.speed()
+            study.say("speed measured")
+        study.start(route, graphs=not arguments.no_graphs)
+        study.data()
+        study.say("data made")
         study.train()
     finally:
         study.stop()

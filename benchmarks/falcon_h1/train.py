@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from arms import SWEPT, Size, build
 from data import TASKS, Extent
+from step import Step
 
 from hydrahead.core.jsonio import write_json
 from hydrahead.kernels.backend import backends_used
@@ -34,12 +35,18 @@ from hydrahead.scoring.run import score_heads
 from hydrahead.training.batch import IGNORE, Batch
 from hydrahead.training.config import TrainConfig
 from hydrahead.training.optimiser import MasterAdamW
-from hydrahead.training.pretrain import DenseNextToken
 from hydrahead.transfer.convert import convert
 
 FRACTIONS = ((0.125, "score"), (0.25, "score"), (0.0, "score"), (0.5, "score"),
              (0.25, "random"), (1.0, "score"))  # fmt: skip
 """full_fraction and what chooses the heads, the most telling first: time may run out."""
+
+
+PROBES = {"retrieval": ("niah_single", "niah_multikey:keys=4", "mqar")}
+LOOKS = 12
+"""Tests of recall during training."""
+TEST_SECONDS = 12
+"""Kept for the tests of a run that is not done in time."""
 
 
 class Run:
@@ -53,8 +60,10 @@ class Run:
         self.size, self.extent = Size(**settings["size"]), Extent(**settings["extent"])
         self.lr, self.window = settings["lr"], settings["window"]
         self.repair_steps, self.pace_steps = settings["repair_steps"], settings["pace_steps"]
-        self.deadline = settings["deadline"]
+        self.deadline, self.graphs = settings["deadline"], settings["graphs"]
         self.result: dict[str, Any] = {"arm": arm, "seed": seed, "sweep": []}
+        while not (scratch / "data" / "done").exists():
+            time.sleep(0.1)
         self.phases = [
             [
                 torch.from_numpy(np.load(scratch / "data" / f"phase{i}_{name}.npy")).to(self.device)
@@ -98,46 +107,83 @@ class Run:
         return build(self.arm, self.size, self.seed).to(self.device).to(self.dtype)  # type: ignore[arg-type]
 
     def train(
-        self, model: HydraForCausalLM, schedule: list[tuple[int, int]], lr: float
+        self,
+        model: HydraForCausalLM,
+        schedule: list[tuple[int, int]],
+        lr: float,
+        *,
+        watch: bool = False,
+        until: float | None = None,
     ) -> dict[str, Any]:
-        """Steps by (phase, number); returns the last losses and the time."""
+        """Steps by (phase, number); returns the losses and the time.
+
+        Args:
+            model: Changed in place; in evaluation mode afterwards.
+            schedule: Phases with their numbers of steps.
+            lr: At the end of the warm-up.
+            watch: Test recall at the shortest length on the way, `LOOKS` times, and save.
+            until: Time at which to stop, finished or not.
+        """
         total = sum(steps for _, steps in schedule)
-        warmup = min(100, total // 5)
         config = TrainConfig(
-            steps=total, lr=lr, min_lr=lr / 20, warmup_steps=warmup, weight_decay=0.1
+            steps=total, lr=lr, min_lr=lr / 20, warmup_steps=min(100, total // 5), weight_decay=0.1
         )
         model.train()
-        optimiser, objective = MasterAdamW(model, config), DenseNextToken(model)
-        started, done, curve = time.monotonic(), 0, []
+        optimiser = MasterAdamW(model, config)
+        found: dict[str, Any] = {"steps": 0, "seconds": 0.0, "curve": [], "recall": []}
+        found["captured"] = []
+        started, aside, done = time.monotonic(), 0.0, 0
         for phase, steps in schedule:
+            step: Step | None = None
             for batch in self.batches(phase, steps, 17 * self.seed + phase):
-                output = objective.backward(batch)
+                if step is None:
+                    begun = time.monotonic()
+                    step = Step(model, batch, graphs=self.graphs)
+                    found["captured"].append(step.captured)
+                    aside += time.monotonic() - begun
+                loss, weight = step(batch)
                 optimiser.gather()
-                norm = optimiser.gradient_norm()
-                facts = torch.stack((output.loss, output.weight, norm)).double().tolist()
-                loss, weight, size = facts
-                if not (math.isfinite(loss) and math.isfinite(size)):
-                    raise RuntimeError(f"loss {loss}, gradient {size} at step {done}")
-                optimiser.scale_and_clip(weight, size)
+                facts = torch.stack((loss, weight, optimiser.gradient_norm())).double().tolist()
+                if not all(map(math.isfinite, facts)):
+                    raise RuntimeError(f"loss, weight, gradient {facts} at step {done}")
+                optimiser.scale_and_clip(facts[1], facts[2])
                 optimiser.step(config.lr_at(done))
                 done += 1
+                found |= {"steps": done, "seconds": time.monotonic() - started - aside}
                 if done % 25 == 0 or done == total:
-                    curve.append([done, loss / weight])
-                if done % 100 == 0:
-                    print(f"step {done} of {total}: loss {loss / weight:.3f}", flush=True)
+                    found["curve"].append([done, facts[0] / facts[1]])
+                if watch and done % max(1, total // LOOKS) == 0:
+                    begun = time.monotonic()
+                    found["recall"].append([done, self.recall(model, self.extent.eval_lengths[:1])])
+                    aside += time.monotonic() - begun
+                    self.result["trained"] = found
+                    self.save()
+                    print(f"step {done} of {total}: {found['curve'][-1:]}", flush=True)
+                    model.train()
+                if until is not None and time.time() > until:
+                    found["cut_at"] = done
+                    model.eval()
+                    return found
         model.eval()
-        seconds = time.monotonic() - started
-        return {"steps": done, "seconds": seconds, "curve": curve}
+        return found
+
+    def test(self, model: HydraForCausalLM, lengths: tuple[int, ...]) -> dict[str, Any]:
+        """Recall and text loss."""
+        return {"recall": self.recall(model, lengths), **self.text_loss(model)}
 
     @torch.no_grad()
-    def test(self, model: HydraForCausalLM) -> dict[str, Any]:
-        """Share of samples whose whole answer is greedily right, by task and length; text loss."""
-        found: dict[str, Any] = {"recall": {}}
-        for task in TASKS:
-            for length in self.extent.eval_lengths:
-                ids = torch.from_numpy(self.eval[f"{task}@{length}/ids"]).long()
-                labels = torch.from_numpy(self.eval[f"{task}@{length}/labels"]).long()
-                found["recall"][f"{task}@{length}"] = self._exact(model, ids, labels)
+    def recall(self, model: HydraForCausalLM, lengths: tuple[int, ...]) -> dict[str, float]:
+        """Share of samples whose whole answer is greedily right, by task and length."""
+        model.eval()
+        found = {}
+        for key in (f"{task}@{length}" for length in lengths for task in TASKS):
+            ids, labels = (torch.from_numpy(self.eval[f"{key}/{x}"]) for x in ("ids", "labels"))
+            found[key] = self._exact(model, ids.long(), labels.long())
+        return found
+
+    @torch.no_grad()
+    def text_loss(self, model: HydraForCausalLM) -> dict[str, Any]:
+        """Loss on text kept apart: its mean, and by sixteenths of the row."""
         losses = []
         for rows in self.text.split(16):
             rows = rows.to(self.device)
@@ -147,9 +193,8 @@ class Run:
             )
             losses.append(loss.view(len(rows), -1))
         by_place = torch.cat(losses).mean(0)
-        found["text_loss"] = by_place.mean().item()
-        found["loss_by_position"] = [piece.mean().item() for piece in by_place.chunk(16)]
-        return found
+        pieces = [piece.mean().item() for piece in by_place.chunk(16)]
+        return {"text_loss": by_place.mean().item(), "loss_by_position": pieces}
 
     def _exact(self, model: HydraForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> float:
         """Forced answers: the argmax is right at every token exactly if greedy decoding is."""
@@ -168,7 +213,7 @@ class Run:
         home = self.scratch / f"model_{self.arm}_{self.seed}"
         model.float().save_pretrained(home)
         try:
-            settings = {"pairs": 32, "length": 256, "min_recall": 0.25}
+            settings = {"pairs": 32, "length": 256, "min_recall": 0.5, "probes": PROBES}
             scores = score_heads(
                 model,
                 load_tokenizer(SMALL_TEACHER),
@@ -179,10 +224,11 @@ class Run:
             )
             self.result["scores"] = scores.values.tolist()
         except Exception as error:
-            # Said in the result: such a run shows nothing about scores.
+            # A model that recalls nothing has no scores, and its sweep would show nothing.
             self.result["scores_error"] = repr(error)
-            scores = random_scores(model.config.head_plan.geometry, seed=self.seed)
-        pace = self.result["trained"]["seconds"] / self.result["trained"]["steps"]
+            return
+        trained = self.result["trained"]
+        pace = trained["seconds"] / trained["steps"]
         for fraction, chosen in FRACTIONS:
             if time.time() + 2 * pace * self.repair_steps + 5 > self.deadline:
                 self.result["sweep_cut"] = f"before full_fraction {fraction} by {chosen}"
@@ -198,8 +244,10 @@ class Run:
         out = home.with_name(f"{home.name}_{fraction}_{chosen}")
         hybrid = load_model(convert(home, plan, out), device=self.device).to(self.dtype)
         shutil.rmtree(out)
-        before = self.test(hybrid)
-        trained = self.train(hybrid, [(len(self.phases) - 1, self.repair_steps)], self.lr / 4)
+        lengths = self.extent.eval_lengths[:2]
+        before = self.test(hybrid, lengths)
+        schedule = [(len(self.phases) - 1, self.repair_steps)]
+        trained = self.train(hybrid, schedule, self.lr / 4, until=self.deadline - 8)
         length = self.extent.lengths[-1]
         cost = plan.cost(length)
         return {
@@ -209,7 +257,7 @@ class Run:
             "kv_bytes": cost.kv_bytes,
             "state_bytes": cost.state_bytes,
             "before_repair": before,
-            "after_repair": self.test(hybrid),
+            "after_repair": self.test(hybrid, lengths),
             "repair": {key: trained[key] for key in ("steps", "seconds")},
         }
 
@@ -221,18 +269,18 @@ def main() -> None:
     run.result["parameters"] = sum(p.numel() for p in model.parameters())
     cost = model.config.head_plan.cost(run.extent.lengths[-1])
     run.result |= {"kv_bytes": cost.kv_bytes, "state_bytes": cost.state_bytes}
-    warm = [(phase, 1) for phase in range(len(run.phases))]
-    run.train(model, warm, run.lr)
-    run.test(model)
+    run.train(model, [(phase, 1) for phase in range(len(run.phases))], run.lr)
+    run.test(model, run.extent.eval_lengths)
     run.meet("ready", {}, "measure")
-    paced = run.train(model, [(1, run.pace_steps)], run.lr)
+    paced = run.train(model, [(2, run.pace_steps)], run.lr)
     budget = run.meet("pace", {"seconds_per_step": paced["seconds"] / paced["steps"]}, "budget")
     steps = [phase.steps for phase in run.extent.phases(budget["steps"])]
     model = run.fresh()
-    trained = run.train(model, list(enumerate(steps)), run.lr)
+    until = run.deadline - TEST_SECONDS
+    trained = run.train(model, list(enumerate(steps)), run.lr, watch=True, until=until)
     run.result["trained"] = trained
     run.result["tokens"] = run.extent.tokens_per_step * trained["steps"]
-    run.result["tested"] = run.test(model)
+    run.result["tested"] = run.test(model, run.extent.eval_lengths)
     run.result["backends"] = backends_used()
     run.save()
     if run.arm in SWEPT:

@@ -88,10 +88,23 @@ class HydraAttention(nn.Module):
                 assert state is not None, "a mixer that is given a state returns one"
                 next_states.append(state)
         heads = self.heads_tap(self._fuse(outputs[: len(self.mixers)]))
-        result = scaled(self.o_proj(heads.flatten(2)), self.out_factor)
-        for output in outputs[len(self.mixers) :]:
-            result = result + output
+        result = self._finish(heads, outputs[len(self.mixers) :])
         return result, None if states is None else next_states
+
+    def from_heads(
+        self, heads: Float[Tensor, "b t q e"], hidden: Float[Tensor, "b t d"], context: MixContext
+    ) -> Float[Tensor, "b t d"]:
+        """The layer's attention output where `heads` stand for `fused_heads`; without states."""
+        parallel = cast(list[Mixer], [*self.parallel])
+        return self._finish(heads, [mixer(hidden, context, None)[0] for mixer in parallel])
+
+    def _finish(
+        self, heads: Float[Tensor, "b t q e"], parallel: list[Tensor]
+    ) -> Float[Tensor, "b t d"]:
+        result = scaled(self.o_proj(heads.flatten(2)), self.out_factor)
+        for output in parallel:
+            result = result + output
+        return result
 
     def fused_heads(
         self, hidden: Float[Tensor, "b t d"], context: MixContext

@@ -1,15 +1,16 @@
 """A small model from scratch as a run, so that a recipe can be carried out like any other."""
 
 from pathlib import Path
+from typing import Generic
 
 from hydrahead.pipeline.run import RunSettings
-from hydrahead.training.pretrain import PretrainRun, pretrain
+from hydrahead.training.pretrain import PretrainRun, Shape, pretrain
 
 
-class PretrainJob(RunSettings):
+class PretrainJob(RunSettings, Generic[Shape]):
     """A small model from scratch, on text that is given when the recipe is run."""
 
-    run: PretrainRun
+    run: PretrainRun[Shape]
     text: Path
     device: str = "cpu"
     workers: int = 0

@@ -5,13 +5,64 @@ questions a row, then growing lengths (docs/lab-notebook.md says why).
 """
 
 from pathlib import Path
+from typing import Any
 
+from pydantic import Field
+
+from hydrahead.model.families.falcon_h1_rates import learning_rate_scales
+from hydrahead.model.families.falcon_h1_sizes import falcon_h1_config
+from hydrahead.model.families.falcon_h1_start import Start, build_falcon
+from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.pipeline.pretraining import PretrainJob
 from hydrahead.recipes.small_teacher import COPYING, FINDING, FINDING_AMONG_MANY, TELLING_APART
 from hydrahead.training.config import TrainConfig
-from hydrahead.training.falcon import FalconShape, Start
-from hydrahead.training.pretrain import PretrainRun
+from hydrahead.training.pretrain import ModelShape, PretrainRun
 from hydrahead.training.rows import Phase
+
+
+class FalconShape(ModelShape):
+    """A Falcon-H1 to be trained: a published size, and what differs from it."""
+
+    size: str = "tiny-90m"
+    """A name of `falcon_h1_sizes.SIZES`."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """config.json fields in place of that size's (transformers' names)."""
+    start: Start = "steps"
+    base_width: int | None = Field(default=None, ge=1)
+    """Hidden size at which the learning rate was tuned: rates follow muP
+    (`model/families/falcon_h1_rates.py`). None gives every tensor the same rate."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json of the model."""
+        config = {**falcon_h1_config(self.size), **self.changes}
+        if config["mamba_d_ssm"] is not None:
+            config["mamba_d_head"] = config["mamba_d_ssm"] // config["mamba_n_heads"]
+        return config
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of its vocabulary."""
+        return self.config["vocab_size"]
+
+    @property
+    def context(self) -> int:
+        """Its context length."""
+        return self.config["max_position_embeddings"]
+
+    def build(self, tokenizer: Any, seed: int) -> HydraForCausalLM:
+        """A freshly initialised model, float32."""
+        special = {
+            name: getattr(tokenizer, name)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
+        return build_falcon({**self.config, **special}, start=self.start, seed=seed)
+
+    def lr_scales(self, model: HydraForCausalLM) -> dict[str, float]:
+        """MuP's rates by tensor, if there is a `base_width`."""
+        if self.base_width is None:
+            return {}
+        return learning_rate_scales(model, base_width=self.base_width)
 
 
 def _phases(
@@ -31,7 +82,7 @@ def _phases(
 
 def falcon_h1_small(
     text: str | Path, device: str = "cuda", workers: int = 8, start: Start = "steps"
-) -> PretrainJob:
+) -> PretrainJob[FalconShape]:
     """A Falcon-H1 of 1.9M parameters: 6 layers of 4 attention and 4 Mamba-2 heads, context 1024.
 
     49M tokens in 3000 steps: minutes on a GPU, hours on one CPU core (1 - 2 s per 4096 tokens). Its
@@ -68,7 +119,7 @@ def falcon_h1_small(
         base_width=128,
     )
     parts = ((750, 128, COPYING), (1500, 256, TELLING_APART), (750, 512, FINDING))
-    run = PretrainRun(
+    run = PretrainRun[FalconShape](
         shape=shape,
         phases=_phases(16384, parts, 0.3),
         train=TrainConfig(
@@ -82,12 +133,12 @@ def falcon_h1_small(
             log_every=50,
         ),
     )
-    return PretrainJob(run=run, text=Path(text), device=device, workers=workers)
+    return PretrainJob[FalconShape](run=run, text=Path(text), device=device, workers=workers)
 
 
 def falcon_h1_tiny(
     text: str | Path, device: str = "cuda", workers: int = 14, start: Start = "steps"
-) -> PretrainJob:
+) -> PretrainJob[FalconShape]:
     """A model of the shape of Falcon-H1-Tiny-90M: 24 layers, 8/2 attention and 24 Mamba-2 heads.
 
     2.1B tokens in 8000 steps of 262144. The published model has seen far more, and text only; this
@@ -107,7 +158,7 @@ def falcon_h1_tiny(
         (2400, 1024, FINDING),
         (5000, 2048, FINDING_AMONG_MANY),
     )
-    run = PretrainRun(
+    run = PretrainRun[FalconShape](
         shape=FalconShape(size="tiny-90m", start=start, base_width=512),
         phases=_phases(262144, parts, 0.8),
         train=TrainConfig(
@@ -122,4 +173,4 @@ def falcon_h1_tiny(
             compile=device != "cpu",
         ),
     )
-    return PretrainJob(run=run, text=Path(text), device=device, workers=workers)
+    return PretrainJob[FalconShape](run=run, text=Path(text), device=device, workers=workers)

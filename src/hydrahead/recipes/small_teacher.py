@@ -47,7 +47,9 @@ def _phase(steps: int, length: int, tasks: dict[str, float], text_share: float) 
     )
 
 
-def small_teacher(text: str | Path, device: str = "cuda", workers: int = 14) -> PretrainJob:
+def small_teacher(
+    text: str | Path, device: str = "cuda", workers: int = 14
+) -> PretrainJob[DecoderShape]:
     """A Qwen3-shaped decoder of 4M parameters with a context of 2048 tokens.
 
     459M tokens in 7000 steps take 4 minutes on one H200 (with 14 processes making batches). The
@@ -69,7 +71,7 @@ def small_teacher(text: str | Path, device: str = "cuda", workers: int = 14) -> 
         _phase(1200, 1024, FINDING_AMONG_MANY, 0.4),
         _phase(2000, 2048, FINDING_AMONG_MANY, 0.4),
     )
-    run = PretrainRun(
+    run = PretrainRun[DecoderShape](
         shape=DecoderShape(
             vocab_size=3072,
             hidden_size=192,
@@ -93,4 +95,4 @@ def small_teacher(text: str | Path, device: str = "cuda", workers: int = 14) -> 
             compile=True,
         ),
     )
-    return PretrainJob(run=run, text=Path(text), device=device, workers=workers)
+    return PretrainJob[DecoderShape](run=run, text=Path(text), device=device, workers=workers)

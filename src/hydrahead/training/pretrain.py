@@ -1,16 +1,17 @@
 """A small decoder from scratch: tokenizer, token stream, curriculum, one model directory.
 
 This is how the bundled teacher was made (`recipes/small_teacher.py` holds its settings). The model
-is a plain transformers Qwen3, or a Falcon-H1 (`training/falcon.py`).
+is a plain transformers Qwen3, or what another `ModelShape` builds (`recipes/falcon_h1.py`).
 """
 
 import itertools
 import json
 import lzma
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,16 +22,13 @@ from hydrahead.core.artefacts import fingerprint, open_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.progress import Progress
 from hydrahead.core.seeds import derive_seed, generator
-from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.tasks import build_task
 from hydrahead.tasks.words import KEYS
 from hydrahead.training.batch import Batch
 from hydrahead.training.bpe import train_byte_bpe
 from hydrahead.training.config import TrainConfig
-from hydrahead.training.falcon import FalconShape
 from hydrahead.training.head_loss import Targets, chunked_cross_entropy
 from hydrahead.training.loop import train
-from hydrahead.training.mup import learning_rate_scales
 from hydrahead.training.objectives import Objective, ObjectiveOutput
 from hydrahead.training.optimiser import MasterAdamW
 from hydrahead.training.rows import CurriculumBatches, CurriculumRows, Phase
@@ -50,10 +48,32 @@ WORD_TASKS = frozenset({"copy_spans", "mqar", "general"})
 """Tasks that choose words by their length in tokens and so need a tokenizer first."""
 
 
-class DecoderShape(BaseModel):
-    """Sizes of a Qwen3-shaped decoder."""
+class ModelShape(BaseModel, ABC):
+    """What a model from scratch looks like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """How many tokens it may see at once."""
+
+    @abstractmethod
+    def build(self, tokenizer: Any, seed: int) -> PreTrainedModel:
+        """A freshly initialised model, float32."""
+
+    def lr_scales(self, model: Any) -> dict[str, float]:
+        """Parameter name -> what its learning rate is multiplied by; 1 where there is none."""
+        return {}
+
+
+class DecoderShape(ModelShape):
+    """Sizes of a Qwen3-shaped decoder."""
 
     vocab_size: int = Field(ge=300, le=65536)
     hidden_size: int
@@ -65,17 +85,30 @@ class DecoderShape(BaseModel):
     max_positions: int
     rope_theta: float = 10000.0
 
+    @property
+    def vocabulary(self) -> int:
+        """As given."""
+        return self.vocab_size
+
+    @property
+    def context(self) -> int:
+        """As given."""
+        return self.max_positions
+
     def build(self, tokenizer: Any, seed: int) -> Qwen3ForCausalLM:
         """A freshly initialised model, float32."""
         return build_model(self, tokenizer, seed)
 
 
-class PretrainRun(BaseModel):
+Shape = TypeVar("Shape", bound=ModelShape)
+
+
+class PretrainRun(BaseModel, Generic[Shape]):
     """Everything that decides the weights, beside the text itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shape: DecoderShape | FalconShape
+    shape: Shape
     phases: tuple[Phase, ...]
     train: TrainConfig
     """Optimiser settings; steps, batch size and length follow from the phases."""
@@ -143,9 +176,7 @@ def build_tokenizer(run: PretrainRun, text: Path) -> Any:
     tasks = {name.split(":")[0] for phase in run.phases for name in phase.tasks}
     documents = itertools.islice(read_documents(text), TOKENIZER_DOCUMENTS)
     texts = [*documents, *recall_texts(tasks - WORD_TASKS), *key_texts()]
-    return train_byte_bpe(
-        texts, vocab_size=run.shape.vocab_size, max_length=run.shape.max_positions
-    )
+    return train_byte_bpe(texts, vocab_size=run.shape.vocabulary, max_length=run.shape.context)
 
 
 def token_stream(tokenizer: Any, text: Path) -> np.ndarray:
@@ -175,13 +206,6 @@ def build_model(shape: DecoderShape, tokenizer: Any, seed: int) -> Qwen3ForCausa
         pad_token_id=tokenizer.pad_token_id,
     )
     return Qwen3ForCausalLM(config)
-
-
-def _lr_scales(shape: DecoderShape | FalconShape, model: PreTrainedModel) -> dict[str, float]:
-    """MuP's rates by tensor where the shape asks for them."""
-    if not isinstance(shape, FalconShape) or shape.base_width is None:
-        return {}
-    return learning_rate_scales(cast(HydraForCausalLM, model), base_width=shape.base_width)
 
 
 def pretrain(
@@ -236,7 +260,7 @@ def pretrain(
                 work.scratch,
                 progress=progress,
                 label="pretrain",
-                optimiser=MasterAdamW(body, run.train, _lr_scales(run.shape, model)),
+                optimiser=MasterAdamW(body, run.train, run.shape.lr_scales(model)),
             )
         shutil.copy(work.scratch / "metrics.jsonl", work.directory)
         body.to(torch.bfloat16)

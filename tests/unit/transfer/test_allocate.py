@@ -56,6 +56,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher, text, and twins with random parameters of their own."""
     root = tmp_path_factory.mktemp("allocate")
     save_teacher(root / "teacher", "qwen3", "tied")
+    save_teacher(root / "falcon", "falcon_h1", "tied")
     write_text(root / "text.txt", words=1500)
     geometry = ModelGeometry.from_pretrained(root / "teacher")
     linear = parse_pair("full:gated_delta", length=32).replacement
@@ -133,6 +134,43 @@ def test_gates_of_zero_and_one_are_the_plan_they_round_to(
         with blend.gated(gates):
             given = final_hidden(blend.model, batch())
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_parallel_mixers_and_multipliers_stay_in_a_blend(here: Path, tmp_path: Path) -> None:
+    """Falcon-H1: window heads beside its Mamba-2 heads, whose part no gate changes."""
+    chosen = parse_pair(WINDOW, length=32)
+    geometry = ModelGeometry.from_pretrained(here / "falcon")
+    gates = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    plan = HeadPlan.uniform(geometry, chosen.replacement).replace(
+        {(layer, unit): chosen.kept for layer, unit in gates.nonzero().tolist()}
+    )
+    hybrid = load_model(convert(here / "falcon", plan, tmp_path / "hybrid"))
+    model = load_model(here / "falcon")
+    before = sum(p.numel() for p in model.parameters())
+    blend = make_blend(model, open_teacher(here / "falcon"), chosen, twins=None, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == before, "nothing is held twice"
+    with torch.no_grad():
+        expected = final_hidden(hybrid, batch())
+        with blend.gated(gates):
+            given = final_hidden(blend.model, batch())
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_falcon_h1_is_allocated_and_converted(here: Path, tmp_path: Path) -> None:
+    out = allocate(
+        here / "falcon",
+        data=here / "text.txt",
+        out=tmp_path / "gates",
+        full_fraction=0.5,
+        pair=WINDOW,
+        config=AllocateConfig(**SHORT),
+        progress=Progress(silent=True),
+    )
+    plan = read_plan(out / "plan.json")
+    assert plan.full_fraction == 0.5
+    assert all(len(layer.parallel) == 1 for layer in plan.layers)
+    model = load_model(convert(here / "falcon", plan, tmp_path / "hybrid"))
+    assert model(torch.arange(3, 40)[None]).logits.isfinite().all()
 
 
 def test_half_open_gates_mix_the_heads_before_the_output_projection(here: Path) -> None:

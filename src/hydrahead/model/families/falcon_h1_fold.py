@@ -3,7 +3,7 @@
 Every multiplier stands behind a linear map or before one, so it can be multiplied into the map's
 weight, and, where it stands behind, into its bias. Runtimes that lack the multipliers (several
 ports got one wrong) can read a folded checkpoint; and learning rates that suit a multiplied weight
-follow from the same table (`training/mup.py`).
+follow from the same table (`falcon_h1_rates.py`).
 
 Names are those of transformers' FalconH1ForCausalLM; what each factor multiplies was read off its
 forward pass.

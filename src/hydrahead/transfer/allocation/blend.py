@@ -2,7 +2,8 @@
 
     y_h = z_u o_h^kept + (1 - z_u) o_h^replacement        u the unit of q_head h
 
-after each side's own fusion and before the output projection, which they share. The blend is the
+after each side's own fusion and before the output projection, which they share, as they do the
+parallel mixers (Falcon-H1's Mamba-2 heads), which no gate touches. The blend is the
 form of DuoAttention and PruLong; behind fusion it also fits mixers whose outputs have no common
 scale. It exists only while gates are trained: no cache, no generation, never saved.
 
@@ -42,7 +43,7 @@ class BlendedAttention(nn.Module):
     """A layer's attention twice, and one gate per q_head between them.
 
     Args:
-        kept: What an open gate runs; its output projection serves both.
+        kept: What an open gate runs; its output projection and parallel mixers serve both.
         replacement: What a shut gate runs.
         valve: Where the gates come from.
         row: This layer's row of them.
@@ -55,6 +56,7 @@ class BlendedAttention(nn.Module):
         self.kept = kept
         self.replacement = replacement
         self.replacement.o_proj = kept.o_proj
+        self.replacement.parallel = kept.parallel
         self.heads_tap = TapPoint()
         self._valve = valve
         self._row = row
@@ -73,7 +75,7 @@ class BlendedAttention(nn.Module):
         replacement = self.replacement.fused_heads(hidden, context)
         gate = gates[self._row].to(kept.dtype)[:, None]
         heads = self.heads_tap(torch.lerp(replacement, kept, gate))
-        return self.kept.o_proj(heads.flatten(2)), None
+        return self.kept.from_heads(heads, hidden, context), None
 
 
 class Blend:

@@ -1,4 +1,4 @@
-"""A Falcon-H1 from scratch: its shape, and how its parameters start.
+"""A Falcon-H1 from scratch: how its parameters start.
 
 The model is built as a hybrid of ours, because transformers' own class has no fast path without
 source builds and leaks between packed documents; `export` writes it back as the family's.
@@ -15,14 +15,12 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from hydrahead.mixers.mamba2 import Mamba2Mixer
 from hydrahead.mixers.state_gates import LONGEST_STEP, SHORTEST_STEP, bias_of_steps
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.families.all_full import with_plan
 from hydrahead.model.families.falcon_h1 import FAMILY
-from hydrahead.model.families.falcon_h1_sizes import falcon_h1_config
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.geometry import ModelGeometry
 from hydrahead.plan.head_plan import HeadPlan
@@ -30,47 +28,6 @@ from hydrahead.plan.head_plan import HeadPlan
 Start = Literal["transformers", "steps"]
 LARGEST_A = 16.0
 """Decay rates of the start "steps" are drawn between 1 and this."""
-
-
-class FalconShape(BaseModel):
-    """A Falcon-H1 to be trained: a published size, and what differs from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: str = "tiny-90m"
-    """A name of `falcon_h1_sizes.SIZES`."""
-    changes: dict[str, Any] = Field(default_factory=dict)
-    """config.json fields in place of that size's (transformers' names)."""
-    start: Start = "steps"
-    base_width: int | None = Field(default=None, ge=1)
-    """Hidden size at which the learning rate was tuned: rates follow muP (`training/mup.py`). None
-    gives every tensor the same rate."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """config.json of the model."""
-        config = {**falcon_h1_config(self.size), **self.changes}
-        if config["mamba_d_ssm"] is not None:
-            config["mamba_d_head"] = config["mamba_d_ssm"] // config["mamba_n_heads"]
-        return config
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens of its vocabulary."""
-        return self.config["vocab_size"]
-
-    @property
-    def max_positions(self) -> int:
-        """Its context length."""
-        return self.config["max_position_embeddings"]
-
-    def build(self, tokenizer: Any, seed: int) -> HydraForCausalLM:
-        """A freshly initialised model, float32."""
-        special = {
-            name: getattr(tokenizer, name)
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        }
-        return build_falcon({**self.config, **special}, start=self.start, seed=seed)
 
 
 def build_falcon(

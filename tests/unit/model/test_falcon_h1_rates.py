@@ -9,10 +9,11 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.mixers.state_gates import LONGEST_STEP, SHORTEST_STEP
 from hydrahead.model.families.falcon_h1 import FAMILY
 from hydrahead.model.families.falcon_h1_fold import NEUTRAL, fold_of, fold_table
+from hydrahead.model.families.falcon_h1_rates import _stored, learning_rate_scales
+from hydrahead.model.families.falcon_h1_start import build_falcon
 from hydrahead.model.modeling import HydraForCausalLM
+from hydrahead.recipes.falcon_h1 import FalconShape
 from hydrahead.training.config import TrainConfig
-from hydrahead.training.falcon import FalconShape, build_falcon
-from hydrahead.training.mup import _stored, learning_rate_scales
 from hydrahead.training.optimiser import MasterAdamW
 from tiny_hybrids import PLANS, tiny_hybrid
 
