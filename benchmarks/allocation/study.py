@@ -1,6 +1,7 @@
 """Which way of choosing full units is best, at equal bytes and equal tokens of repair?
 
     python benchmarks/allocation/study.py --out allocation.json [--minutes 8] [--workers 12]
+    python benchmarks/allocation/study.py --out all.json --after some.json     (what is missing)
     python benchmarks/allocation/study.py --out dry.json --dry-run        (CPU, tiny)
 
 Arms, budgets and seeds are jobs of their own; a few processes share the device, the result file is
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from jobs import ARMS, FIXED, STEEP, Job, Settings, run
 
-from hydrahead.core.jsonio import write_json
+from hydrahead.core.jsonio import read_json, write_json
 from hydrahead.core.provenance import git_commit, library_versions
 from hydrahead.recipes.demo import SMALL_TEACHER
 from hydrahead.training.data.builtin import builtin_texts
@@ -44,7 +45,7 @@ def study_settings(work: Path, device: str) -> Settings:
     """The real thing."""
     return Settings(
         teacher=str(SMALL_TEACHER), work=str(work), device=device, dtype="bfloat16", window=64,
-        gate_steps=400, gate_rows=16, repair_steps=120, repair_rows=16, length=1024,
+        gate_steps=400, gate_rows=16, repair_steps=100, repair_rows=16, length=1024,
         repair_lr=4e-4, gate_lr=0.1, multiplier_lr=0.1, context=2048, samples=128, tasks=TASKS,
         edges=EDGES, pairs=4, probe_length=1024, loss_rows=32,
     )  # fmt: skip
@@ -59,12 +60,18 @@ def dry_settings(work: Path) -> Settings:
     )  # fmt: skip
 
 
-def jobs(budgets: tuple[tuple[float, tuple[int, ...]], ...], arms: tuple[str, ...]) -> list[Job]:
-    """Every job once, each after what it needs."""
-    found: dict[Job, None] = {Job("teacher", "teacher", 1.0, 0): None}
+def jobs(
+    budgets: tuple[tuple[float, tuple[int, ...]], ...],
+    arms: tuple[str, ...],
+    there: frozenset[Job] = frozenset(),
+) -> list[Job]:
+    """Every job once, each after what it needs; none that only serves hybrids already `there`."""
+    teacher = Job("teacher", "teacher", 1.0, 0)
+    found: dict[Job, None] = dict.fromkeys({teacher} - there)
     for fraction, seeds in budgets:
         able = [arm for arm in arms if _has(fraction, arm)]
         wanted = [Job("hybrid", arm, fraction, seed) for seed in seeds for arm in able]
+        wanted = [job for job in wanted if job not in there]
         # Gates first: they take longest, and what needs nothing fills the time beside them.
         found |= dict.fromkeys(job.needs for job in wanted if job.needs and job.arm in arms)
         found |= dict.fromkeys(wanted)
@@ -76,6 +83,11 @@ def _has(fraction: float, arm: str) -> bool:
     if arm == STEEP:
         return fraction == 0.25
     return fraction >= 0.25 or arm not in PER_LAYER
+
+
+def job_of(result: dict[str, Any]) -> Job:
+    """What a result is of."""
+    return Job(result["kind"], result["arm"], result["full_fraction"], result["seed"])
 
 
 def write_texts(work: Path) -> None:
@@ -115,6 +127,15 @@ class Study:
     def note_commit(self, commit: str | None) -> None:
         """The commit, where git does not tell."""
         self._result["git_commit"] = commit or self._result["git_commit"]
+
+    def take_up(self, earlier: dict[str, Any]) -> None:
+        """Results of an earlier run with the same settings, but for what is run again."""
+        if earlier["settings"] != self._result["settings"]:
+            raise SystemExit("--after: that run had other settings")
+        self._result["results"] = [r for r in earlier["results"] if job_of(r) not in self._todo]
+        self._result["earlier_commits"] = [
+            *earlier.get("earlier_commits", ()), earlier["git_commit"]
+        ]  # fmt: skip
 
     def execute(self, workers: int) -> None:
         """Everything there is time for."""
@@ -159,6 +180,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=12)
+    parser.add_argument("--after", type=Path, help="result of an earlier run; does what it lacks")
     parser.add_argument("--commit", help="where the code is no git checkout")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
@@ -169,8 +191,12 @@ def main() -> None:
         write_texts(work)
         settings = dry_settings(work) if options.dry_run else study_settings(work, device)
         budgets = ((0.5, (0,)), (0.25, (0,))) if options.dry_run else BUDGETS
-        study = Study(jobs(budgets, ARMS), settings, options.out, deadline)
+        earlier = read_json(options.after) if options.after else None
+        there = frozenset(map(job_of, earlier["results"])) if earlier else frozenset[Job]()
+        study = Study(jobs(budgets, ARMS, there), settings, options.out, deadline)
         study.note_commit(options.commit)
+        if earlier:
+            study.take_up(earlier)
         study.execute(options.workers)
     finally:
         shutil.rmtree(work, ignore_errors=True)
