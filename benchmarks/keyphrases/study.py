@@ -140,7 +140,8 @@ def run(arm: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "seed": seed,
         "width": model.config.width if model.config.expands else 0,
         "added_share": model.added_parameters / model.encoder_parameters,
-        **result.as_json(),
+        **{name: value for name, value in result.as_json().items() if name != "history"},
+        "validation f1@m by epoch": [round(epoch["f1@m"], 4) for epoch in result.history],
         **found,
     }
 

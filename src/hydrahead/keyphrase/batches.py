@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.seeds import generator
 from hydrahead.keyphrase.context import DocumentContext
 from hydrahead.keyphrase.encodings import Prepared, known_words
@@ -41,9 +42,22 @@ class Part:
 
 
 def lent_contexts(prepared: Sequence[Prepared]) -> tuple[DocumentContext, ...]:
-    """Every document gets the context of the next one."""
+    """Every document gets the context of the one half the list away.
+
+    Not of the next one: files often hold chapters of one book side by side, which share words.
+
+    Raises:
+        HydraHeadError: There is only one document.
+    """
+    if len(prepared) == 1:
+        raise HydraHeadError(
+            "a split of one document has no other to look at",
+            where="control=shuffled",
+            mend="give more documents for training and validation",
+        )
     contexts = [one.context for one in prepared]
-    return tuple(contexts[1:] + contexts[:1])
+    half = (len(contexts) + 1) // 2
+    return tuple(contexts[half:] + contexts[:half])
 
 
 def epoch_batches(
