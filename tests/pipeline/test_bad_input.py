@@ -100,6 +100,21 @@ def scribble(name: str) -> Callable[[], None]:
     return lambda: (Path(name).write_bytes(b"\xff" * 64), None)[1]
 
 
+def nan_in_the_last_shard() -> None:
+    """What is read first is sound, what is read last is not."""
+    tensors = load_file("teacher/model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][0, 0] = float("nan")
+    shards: dict[str, dict[str, torch.Tensor]] = {"first": {}, "last": {}}
+    for name, tensor in tensors.items():
+        shards["last" if ".2." in name or name == "model.norm.weight" else "first"][name] = tensor
+    for shard, content in shards.items():
+        save_file(content, f"teacher/{shard}.safetensors", metadata={"format": "pt"})
+    weight_map = {name: f"{s}.safetensors" for s, content in shards.items() for name in content}
+    index = {"metadata": {}, "weight_map": weight_map}
+    Path("teacher/model.safetensors.index.json").write_text(json.dumps(index))
+    Path("teacher/model.safetensors").unlink()
+
+
 def overflow() -> None:
     edit_weights(lambda t: [w.mul_(1e20) for name, w in t.items() if "mlp" in name])()
 
@@ -107,6 +122,19 @@ def overflow() -> None:
 def empty_prompt_without_start() -> None:
     edit_json("teacher/tokenizer_config.json", lambda c: c.pop("bos_token"))()
 
+
+LAST_SHARD = {
+    verb: Mistake(command, "last.safetensors: tensor 'model.layers.2.", nan_in_the_last_shard)
+    for verb, command in {
+        "score": "score teacher --method retrieval --length 32 --pairs 1 --out OUT",
+        "convert": "convert teacher plan --out OUT",
+        "distill": "distill hybrid --teacher teacher --length 32 --out OUT",
+        "evaluate": "evaluate hybrid teacher --tasks niah_single --lengths 64 --samples 1 "
+        "--out OUT",
+        "generate": "generate teacher --prompt w3",
+    }.items()
+}
+"""In `evaluate` the first model is sound, and has been asked everything by then."""
 
 BAD_FILES = {
     "no weights": Mistake(
@@ -438,6 +466,7 @@ RUNS = {
 
 TABLES: dict[str, dict[str, Mistake]] = {
     "file": BAD_FILES,
+    "NaN in the last shard": LAST_SHARD,
     "other model": OTHER_MODELS,
     "name": NAMES,
     "number": NUMBERS,
