@@ -142,8 +142,7 @@ def qk_restore() -> list[str]:
 
 def _distances(result: Any, *, far: bool) -> str:
     given = result["settings"]["distances"]
-    away = [d for d in given if d >= 1024] or given[-1:]
-    return ", ".join(str(d) for d in given if (d in away) == far)
+    return ", ".join(str(d) for d in given if (d in result["far"]) == far)
 
 
 def _percent(value: list[float]) -> str:

@@ -44,7 +44,7 @@ def study_settings(work: Path, device: str) -> Settings:
     """The real thing."""
     return Settings(
         teacher=str(SMALL_TEACHER), work=str(work), device=device, dtype="bfloat16", window=64,
-        gate_steps=400, gate_rows=16, repair_steps=120, repair_rows=16, length=1024,
+        gate_steps=400, gate_rows=16, repair_steps=100, repair_rows=16, length=1024,
         repair_lr=4e-4, gate_lr=0.1, multiplier_lr=0.1, context=2048, samples=128, tasks=TASKS,
         edges=EDGES, pairs=4, probe_length=1024, loss_rows=32,
     )  # fmt: skip

@@ -1,17 +1,20 @@
 """Fast kernels against the references on a GPU: outputs, final states, every gradient.
 
-    python benchmarks/kernels/verify.py --out verify.json [--op gated_delta] [--quick]
+    python benchmarks/kernels/verify.py --out verify.json [--op gated_delta] [--quick] [--workers 8]
 
 The truth is the reference in fp64 on the same (rounded) inputs. Fresh memory is filled with NaN, so
 that a kernel that reads what it did not write is found. Errors are relative: norm of the difference
-over norm of the truth; NaN fails. Exit code 1 if anything failed.
+over norm of the truth; NaN fails. Exit code 1 if anything failed. Compiling takes nearly all of the
+time, on the CPU: cases that compile the same kernels go to one worker process.
 """
 
 import argparse
+import multiprocessing
 import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -171,42 +174,95 @@ def check(case: Case, device: torch.device) -> list[Check]:
     return checks
 
 
+def try_cases(cases: list[Case]) -> list[tuple[Case, list[Check] | str, float]]:
+    """Each case with its checks, or with what went wrong, and its seconds."""
+    warnings.filterwarnings("ignore", message=".*deterministic.*")
+    device, found = torch.device("cuda", 0), []
+    for case in cases:
+        start = time.perf_counter()
+        try:
+            outcome: list[Check] | str = check(case, device)
+        except Exception as error:
+            outcome = repr(error)
+        found.append((case, outcome, time.perf_counter() - start))
+    return found
+
+
+def alike(cases: list[Case]) -> list[list[Case]]:
+    """Cases in groups that compile the same kernels."""
+    groups: dict[Case, list[Case]] = {}
+    for case in cases:
+        same = replace(case, tokens=0, groups=0, lengths=None if not case.lengths else ((0,),))
+        groups.setdefault(replace(same, padded=False, beta_range=1.0), []).append(case)
+    # What compiles longest first, so that no worker is left alone with it at the end.
+    return sorted(
+        groups.values(), key=lambda group: (not group[0].needs_grad, group[0].op == "ssd")
+    )
+
+
+class Record:
+    """The file of results, and its lines on the terminal."""
+
+    def __init__(self, out: Path, cases: list[Case]) -> None:
+        self._out = out
+        self._content: dict[str, Any] = {
+            "command": " ".join(["python", "benchmarks/kernels/verify.py", *sys.argv[1:]]),
+            "environment": environment(torch.device("cuda", 0)),
+            "cases": len(cases),
+            "checks": [],
+            "failures": [],
+        }
+        print(self._content["environment"])
+        self.write(passed=False)
+
+    def add(self, case: Case, outcome: list[Check] | str, seconds: float) -> None:
+        """One case."""
+        if isinstance(outcome, str):
+            self._content["failures"].append({"case": case.label(), "error": outcome})
+            print(f"FAILED  {case.label()}: {outcome}", flush=True)
+            return
+        self._content["checks"] += [asdict(found) for found in outcome]
+        wrong = [found for found in outcome if not found.passed]
+        worst = max(outcome, key=lambda found: found.error / found.tolerance)
+        print(
+            f"{'WRONG' if wrong else 'ok':7} {case.label():52} worst {worst.tensor} "
+            f"{worst.error:.1e} of {worst.tolerance:.0e}  {seconds:6.1f} s",
+            flush=True,
+        )
+        for found in wrong:
+            print(f"        {found.tensor}: {found.error:.2e} > {found.tolerance:.0e}")
+        self.write(passed=False)
+
+    def finish(self) -> bool:
+        """Whether all is well; written last, so that a run which was cut did not pass."""
+        checks = self._content["checks"]
+        passed = not self._content["failures"] and all(found["passed"] for found in checks)
+        self.write(passed=passed)
+        print("all passed" if passed else "FAILED", f"({len(checks)} tensors)")
+        return passed
+
+    def write(self, *, passed: bool) -> None:
+        """Everything so far."""
+        write_json(self._out, {**self._content, "passed": passed})
+
+
 def main() -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(description="fast kernels against the references")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--op", choices=list(REFERENCES), help="only this operation")
     parser.add_argument("--quick", action="store_true", help="one shape per operation")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compile and check")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*deterministic.*")
-    device = torch.device("cuda", 0)
-    record: dict[str, Any] = {"environment": environment(device), "checks": [], "failures": []}
-    print(record["environment"])
-    for case in all_cases(arguments.quick):
-        if arguments.op not in (None, case.op):
-            continue
-        start = time.perf_counter()
-        try:
-            checks = check(case, device)
-        except Exception as error:
-            record["failures"].append({"case": case.label(), "error": repr(error)})
-            print(f"FAILED  {case.label()}: {error!r}", flush=True)
-            continue
-        record["checks"] += [asdict(found) for found in checks]
-        wrong = [found for found in checks if not found.passed]
-        worst = max(checks, key=lambda found: found.error / found.tolerance)
-        print(
-            f"{'WRONG' if wrong else 'ok':7} {case.label():52} worst {worst.tensor} "
-            f"{worst.error:.1e} of {worst.tolerance:.0e}  {time.perf_counter() - start:6.1f} s",
-            flush=True,
-        )
-        for found in wrong:
-            print(f"        {found.tensor}: {found.error:.2e} > {found.tolerance:.0e}")
-        write_json(arguments.out, {**record, "passed": False})
-    passed = not record["failures"] and all(found["passed"] for found in record["checks"])
-    write_json(arguments.out, {**record, "passed": passed})
-    print("all passed" if passed else "FAILED", f"({len(record['checks'])} tensors)")
-    return 0 if passed else 1
+    cases = [c for c in all_cases(arguments.quick) if arguments.op in (None, c.op)]
+    record = Record(arguments.out, cases)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
+        waiting: list[Future[Any]] = [pool.submit(try_cases, group) for group in alike(cases)]
+        for done in as_completed(waiting):
+            for found in done.result():
+                record.add(*found)
+    return 0 if record.finish() else 1
 
 
 if __name__ == "__main__":

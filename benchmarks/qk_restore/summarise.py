@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 Measured = dict[str, Any]
-FAR = 1024
+FAR = 512
 
 
 def main(source: Path, target: Path) -> None:
@@ -32,6 +32,7 @@ def main(source: Path, target: Path) -> None:
     # Where things lay on the machine tells nobody anything.
     short["command"] = re.sub(r"(?<= )/\S+", "DIR", short["command"])
     short |= {"settings": results["settings"], "notes": results["notes"], "rate": rate}
+    short["far"] = far_of(results["settings"]["distances"])
     short["cut"] = [arm["arm"]["name"] for arm in arms if not complete(arm)]
     short["failed"] = results["failed"]
     short["groups"] = {name: group_summary(found) for name, found in groups.items()}
@@ -54,12 +55,17 @@ def complete(arm: Any) -> bool:
     return bool(done) and done[-1] == arm["arm"]["snapshots"][-1]
 
 
+def far_of(distances: Sequence[int]) -> list[int]:
+    """The distances that count as far: all from `FAR` on, or else the longest."""
+    return [d for d in distances if d >= FAR] or list(distances[-1:])
+
+
 def numbers(measured: Measured) -> dict[str, float]:
     """Near and far recall of both tasks, and the tasks that can be trained for."""
     found = {}
     for task, by_distance in measured["recall"].items():
         distances = sorted(map(int, by_distance))
-        far = [d for d in distances if d >= FAR] or distances[-1:]
+        far = far_of(distances)
         near = [d for d in distances if d not in far]
         short = "single" if task == "niah_single" else "4 keys"
         found[f"{short}, near"] = sum(by_distance[str(d)] for d in near) / len(near)

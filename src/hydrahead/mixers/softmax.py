@@ -76,7 +76,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) ->
         return _fused(q, k, v, mask, causal)
 
 
-def _one_token_kernels() -> AbstractContextManager[None]:
+def _one_token_kernels() -> AbstractContextManager[Any]:
     """All but cuDNN, which plans anew for every number of keys: 7 ms a layer and decoded token."""
     return sdpa_kernel(
         [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
