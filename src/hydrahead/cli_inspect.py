@@ -10,7 +10,7 @@ from rich.table import Table
 from hydrahead.cli_frame import Outcome
 from hydrahead.core.artefacts import artefact_kind, read_record
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.core.records import refuse_half_done
+from hydrahead.core.records import refuse_half_done, starts_as_json
 
 _LINE_WIDTH = 80
 _MEAN_WIDTH = len("0.000 (0.000)")
@@ -41,7 +41,7 @@ def inspect_anything(path: str) -> Outcome:
 
 def _show_by_content(path: Path | str) -> Outcome:
     """What is no artefact of ours: a checkpoint, a bare plan, a Hugging Face name."""
-    if isinstance(path, Path) and path.is_file():
+    if isinstance(path, Path) and path.is_file() and starts_as_json(path):
         return _show_plan(path)
     if isinstance(path, Path) and not (path / "config.json").is_file():
         what = "is neither an artefact nor a model directory"

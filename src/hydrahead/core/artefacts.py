@@ -22,6 +22,7 @@ from hydrahead.core.disk import disk_full_named, is_disk_full, unwritable_named
 from hydrahead.core.errors import HydraHeadError, UnusableInput
 from hydrahead.core.jsonio import read_json, validate, write_json
 from hydrahead.core.locks import exclusive
+from hydrahead.core.places import refuse_inside
 from hydrahead.core.provenance import git_commit, library_versions
 from hydrahead.core.records import (
     IDENTITY_NAME,
@@ -121,14 +122,16 @@ def open_artefact(
             drop half-done work of another identity.
 
     Raises:
-        HydraHeadError: `out` is something else than this artefact (names the first difference),
-            another process is writing it, a parent is missing, or the disk is full.
+        HydraHeadError: `out` is something else than this artefact (names the first difference) or
+            lies inside another one or a parent, another process is writing it, a parent is missing,
+            or the disk is full.
     """
     out = Path(out)
     if not out.name:
         raise HydraHeadError(
             "is no name for an artefact", where=str(out), mend="choose another --out"
         )
+    refuse_inside(out, (parents or {}).values())
     identity = make_identity(kind, configuration, parents or {}, seed)
     if _can_reuse(out, identity, force=force):
         yield ArtefactWork(out, reused=True)
@@ -176,13 +179,15 @@ def write_file_artefact(
     An artefact of the same identity and content is left alone.
 
     Raises:
-        HydraHeadError: `path` is something else than this artefact, or the disk is full.
+        HydraHeadError: `path` is something else than this artefact or lies inside another one or
+            a parent, or the disk is full.
     """
     path = Path(path)
     assert RECORD_KEY not in payload, f"{RECORD_KEY!r} is the record's own key"
-    identity = make_identity(kind, configuration, parents or {}, seed)
     if path.is_dir():
         raise HydraHeadError("is a directory", where=path, mend="name a file with --out")
+    refuse_inside(path, (parents or {}).values())
+    identity = make_identity(kind, configuration, parents or {}, seed)
     if path.exists() and artefact_kind(path) is None:
         raise _not_ours(path)
     digest = payload_hash(payload)
