@@ -10,7 +10,7 @@ from rich.table import Table
 from hydrahead.cli_frame import Outcome
 from hydrahead.core.artefacts import artefact_kind, read_record
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.core.records import refuse_half_done
+from hydrahead.core.records import refuse_half_done, starts_as_json
 
 _LINE_WIDTH = 80
 _MEAN_WIDTH = len("0.000 (0.000)")
@@ -27,7 +27,7 @@ def inspect_anything(path: str) -> Outcome:
         raise HydraHeadError("no such file or directory", where=path, mend="check the path")
     refuse_half_done(here)
     kind = artefact_kind(here) if here.exists() else None
-    show = _SHOW.get(kind or "", _show_by_content)
+    show = _show_by_content if kind is None else _SHOW.get(kind, _show_settings)
     outcome = show(here if here.exists() else path)
     if kind is None:
         return outcome
@@ -41,12 +41,26 @@ def inspect_anything(path: str) -> Outcome:
 
 def _show_by_content(path: Path | str) -> Outcome:
     """What is no artefact of ours: a checkpoint, a bare plan, a Hugging Face name."""
-    if isinstance(path, Path) and path.is_file():
+    if isinstance(path, Path) and path.is_file() and starts_as_json(path):
         return _show_plan(path)
     if isinstance(path, Path) and not (path / "config.json").is_file():
         what = "is neither an artefact nor a model directory"
         raise HydraHeadError(what, where=path, mend="name a plan, scores, results or a model")
     return _show_model(path)
+
+
+def _show_settings(path: Path | str) -> Outcome:
+    """What an artefact without a drawing of its own was made with."""
+    configuration = read_record(path).configuration
+    return Outcome(data={}, lines=[f"{name}: {value}" for name, value in configuration.items()])
+
+
+def _show_ranking(path: Path | str) -> Outcome:
+    from hydrahead.core.jsonio import read_json
+
+    damages = read_json(Path(path) / "damages.json")
+    lines = [f"{name}: {damages[name]:.4g} nats" for name in sorted(damages, key=damages.get)]
+    return Outcome(data={"damages": damages}, lines=lines)
 
 
 def _show_plan(path: Path | str) -> Outcome:
@@ -207,5 +221,6 @@ _SHOW: Mapping[str, Callable[[Path | str], Outcome]] = {
     "checkpoint": _show_model,
     "evaluation": _show_evaluation,
     "diagnosis": _show_diagnosis,
+    "ranking": _show_ranking,
     "adapter": _show_adapter,
 }

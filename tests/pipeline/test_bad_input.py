@@ -45,6 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("convert {here}/teacher {here}/plan --out {here}/hybrid", here=here)
     (here / "empty").mkdir()
     (here / "empty.txt").write_text(" \n")
+    (here / "texts").mkdir()
+    (here / "texts" / "one.txt").write_text("w1 w2 w3 w4 " * 50)
     (here / "binary.txt").write_bytes(b"\x00\x01\x02" * 50)
     (here / "latin.txt").write_bytes("gr\u00fcn".encode("latin-1"))
     (here / "bad.jsonl").write_text('{"text": "fine"}\n{"txet": "not"}\n')
@@ -100,6 +102,21 @@ def scribble(name: str) -> Callable[[], None]:
     return lambda: (Path(name).write_bytes(b"\xff" * 64), None)[1]
 
 
+def nan_in_the_last_shard() -> None:
+    """What is read first is sound, what is read last is not."""
+    tensors = load_file("teacher/model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][0, 0] = float("nan")
+    shards: dict[str, dict[str, torch.Tensor]] = {"first": {}, "last": {}}
+    for name, tensor in tensors.items():
+        shards["last" if ".2." in name or name == "model.norm.weight" else "first"][name] = tensor
+    for shard, content in shards.items():
+        save_file(content, f"teacher/{shard}.safetensors", metadata={"format": "pt"})
+    weight_map = {name: f"{s}.safetensors" for s, content in shards.items() for name in content}
+    index = {"metadata": {}, "weight_map": weight_map}
+    Path("teacher/model.safetensors.index.json").write_text(json.dumps(index))
+    Path("teacher/model.safetensors").unlink()
+
+
 def overflow() -> None:
     edit_weights(lambda t: [w.mul_(1e20) for name, w in t.items() if "mlp" in name])()
 
@@ -107,6 +124,19 @@ def overflow() -> None:
 def empty_prompt_without_start() -> None:
     edit_json("teacher/tokenizer_config.json", lambda c: c.pop("bos_token"))()
 
+
+LAST_SHARD = {
+    verb: Mistake(command, "last.safetensors: tensor 'model.layers.2.", nan_in_the_last_shard)
+    for verb, command in {
+        "score": "score teacher --method retrieval --length 32 --pairs 1 --out OUT",
+        "convert": "convert teacher plan --out OUT",
+        "distill": "distill hybrid --teacher teacher --length 32 --out OUT",
+        "evaluate": "evaluate hybrid teacher --tasks niah_single --lengths 64 --samples 1 "
+        "--out OUT",
+        "generate": "generate teacher --prompt w3",
+    }.items()
+}
+"""In `evaluate` the first model is sound, and has been asked everything by then."""
 
 BAD_FILES = {
     "no weights": Mistake(
@@ -235,9 +265,17 @@ OTHER_MODELS = {
     "checkpoint to distill": Mistake(
         "distill teacher --teacher teacher --length 16 --out OUT", "every head is the teacher's own"
     ),
-    "scores as a model": Mistake("evaluate scores --lengths 64 --out OUT", "scores: no weights"),
+    "scores as a model": Mistake(
+        "evaluate scores --lengths 64 --out OUT", "kind 'scores'; give a model directory"
+    ),
     "model as scores": Mistake("plan teacher --full-fraction 0.5 --out OUT", "scores.json"),
-    "scores as a plan": Mistake("convert teacher scores --out OUT", "scores/config.json"),
+    "hybrid as scores": Mistake(
+        "plan hybrid --full-fraction 0.5 --out OUT", "kind 'model'; give what score or allocate"
+    ),
+    "plan as scores": Mistake(
+        "plan plan --full-fraction 0.5 --out OUT", "kind 'plan'; give what score or allocate"
+    ),
+    "scores as a plan": Mistake("convert teacher scores --out OUT", "kind 'scores'; give a plan"),
     "same model twice": Mistake("evaluate hybrid hybrid --lengths 64 --out OUT", "given twice"),
 }
 
@@ -249,6 +287,10 @@ NAMES = {
         "score teacher --method retrieval --set pars=1 --out OUT", "did you mean 'pairs'"
     ),
     "method needs twins": Mistake("score teacher --method substitution --out OUT", "'twins'"),
+    "settings of a stage that is not run": Mistake(
+        "distill hybrid --teacher teacher --length 32 --set extend.steps=5 --out OUT",
+        "stage 'extend', which is not run",
+    ),
     "policy": Mistake(
         "plan scores --full-fraction 0.5 --policy per_layer_tip --out OUT",
         "did you mean 'per_layer_top'",
@@ -424,9 +466,23 @@ PLACES = {
     ),
     "a run into an artefact": Mistake("run demo --out scores", "artefact of kind 'scores'"),
     "a run over a file": Mistake("run demo --out empty.txt", "empty.txt: is a file"),
+    "inside the teacher": Mistake(
+        "score teacher --method random --out teacher/scores", "a model directory that it would"
+    ),
+    "a plan inside the scores": Mistake(
+        "plan scores --full-fraction 0.5 --out scores/plan.json", "an artefact that it would"
+    ),
+    "a page inside the scores": Mistake(
+        "report scores --out scores/page.html", "an artefact that it would change"
+    ),
+    "inside the data": Mistake(
+        "distill hybrid --teacher teacher --length 16 --data texts --out texts/out",
+        "an input that it would change",
+    ),
     "an empty directory to report": Mistake("report empty --out OUT", "empty: holds nothing"),
     "a missing directory to report": Mistake("report nowhere --out OUT", "nowhere: no such"),
     "no model to inspect": Mistake("inspect empty", "empty: is neither"),
+    "a picture to inspect": Mistake("inspect scores/scores.png", "scores.png: is neither"),
 }
 
 RUNS = {
@@ -438,6 +494,7 @@ RUNS = {
 
 TABLES: dict[str, dict[str, Mistake]] = {
     "file": BAD_FILES,
+    "NaN in the last shard": LAST_SHARD,
     "other model": OTHER_MODELS,
     "name": NAMES,
     "number": NUMBERS,

@@ -1,10 +1,12 @@
 """The demo's path cut short: both arms, equal bytes, the page, nothing done twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from hydrahead.core.errors import HydraHeadError
 from hydrahead.evaluation import read_results
 from hydrahead.pipeline.conversion import EvaluateStep, RepairStep, ScoreStep
 from hydrahead.pipeline.demo import DemoRun, summary_outcome
@@ -57,7 +59,7 @@ def test_both_arms_cost_the_same(out: Path) -> None:
 
 
 def test_the_control_is_the_median_of_the_random_plans(out: Path) -> None:
-    damages = json.loads((out / "ranking.json").read_text())
+    damages = json.loads((out / "ranking" / "damages.json").read_text())
     median = sorted(damages, key=lambda name: damages[name])[1]
     parent = json.loads((out / "converted" / median / "config.json").read_text())
     used = json.loads((out / "random" / "config.json").read_text())
@@ -74,7 +76,39 @@ def test_the_summary_is_drawn_from_the_evaluation(out: Path) -> None:
     assert "<html" in (out / "report.html").read_text()
 
 
-def test_a_second_run_makes_nothing_anew(run: DemoRun, out: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+def test_a_second_run_makes_nothing_anew(
+    run: DemoRun, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is to be measured, so nothing is to be loaded")
+
+    monkeypatch.setattr("hydrahead.pipeline.demo.load_model", refuse)
+    before = _written(out)
     run.execute(out)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+    assert _written(out) == before
+    run.execute(out, force=True)
+    assert _written(out) == before
+
+
+def test_damages_are_of_the_hybrids_that_are_there(
+    run: DemoRun, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed makes other random plans under the same names."""
+    place = shutil.copytree(out, tmp_path / "out")
+    other = run.model_copy(update={"seed": 1})
+    with pytest.raises(HydraHeadError, match="seed was 0, now 1"):
+        other.execute(place)
+    damages = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr("hydrahead.pipeline.demo.answer_divergence", lambda *_: next(damages))
+    other.execute(place, force=True)
+    ranking = json.loads((place / "ranking" / "damages.json").read_text())
+    assert ranking == {"random_0": 0.3, "random_1": 0.1, "random_2": 0.2}
+    used = json.loads((place / "random" / "config.json").read_text())
+    median = json.loads((place / "converted" / "random_2" / "config.json").read_text())
+    assert used["plan"] == median["plan"]
+
+
+def _written(out: Path) -> dict[Path, int]:
+    """When each weight and record was written."""
+    files = [*out.rglob("*.safetensors"), *out.rglob("artifact.json"), *out.rglob("plans/*")]
+    return {path: path.stat().st_mtime_ns for path in files}

@@ -6,7 +6,7 @@ same command to resume it), a lock that dies with its process, and `scratch/` fo
 it never becomes part of the artefact.
 
 Invariants: a finished artefact is reused only if kind, parents, configuration and seed agree and
-its files are as they were written; nothing but an artefact is ever replaced, `force` or not.
+its files are as they were written, `force` or not; nothing but an artefact is ever replaced.
 """
 
 import os
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from hydrahead.core.disk import disk_full_named, is_disk_full, unwritable_named
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import HydraHeadError, UnusableInput
 from hydrahead.core.jsonio import read_json, validate, write_json
 from hydrahead.core.locks import exclusive
+from hydrahead.core.places import refuse_inside
 from hydrahead.core.provenance import git_commit, library_versions
 from hydrahead.core.records import (
     IDENTITY_NAME,
@@ -106,8 +107,9 @@ def open_artefact(
     """Make the artefact directory `out`, resume it, or find that it is there already.
 
     On a clean exit the record is written, everything is flushed and `OUT.partial` becomes `OUT`.
-    A `HydraHeadError` removes `OUT.partial` unless something in it can be resumed; Ctrl-C, a kill
-    or any other error leaves it, and the same command resumes.
+    A `HydraHeadError` removes `OUT.partial` unless something in it can be resumed, an
+    `UnusableInput` removes it in any case; Ctrl-C, a kill or any other error leaves it, and the
+    same command resumes.
 
     Args:
         out: The directory to make; its parents are created.
@@ -116,17 +118,20 @@ def open_artefact(
             pydantic.
         parents: name -> a path (hashed by `fingerprint`), or any other string, taken as it is.
         seed: The seed of the run.
-        force: Replace a finished artefact of another identity, and drop half-done work of one.
+        force: Replace a finished artefact of another identity, or one that was changed since, and
+            drop half-done work of another identity.
 
     Raises:
-        HydraHeadError: `out` is something else than this artefact (names the first difference),
-            another process is writing it, a parent is missing, or the disk is full.
+        HydraHeadError: `out` is something else than this artefact (names the first difference) or
+            lies inside another one or a parent, another process is writing it, a parent is missing,
+            or the disk is full.
     """
     out = Path(out)
     if not out.name:
         raise HydraHeadError(
             "is no name for an artefact", where=str(out), mend="choose another --out"
         )
+    refuse_inside(out, (parents or {}).values())
     identity = make_identity(kind, configuration, parents or {}, seed)
     if _can_reuse(out, identity, force=force):
         yield ArtefactWork(out, reused=True)
@@ -149,7 +154,7 @@ def open_artefact(
                 _publish(partial, out)
             except BaseException as error:
                 expected = isinstance(error, HydraHeadError) or is_disk_full(error)
-                if expected and not work.resumable:
+                if isinstance(error, UnusableInput) or (expected and not work.resumable):
                     shutil.rmtree(partial, ignore_errors=True)
                     _remove_empty(new_parents)
                 else:
@@ -174,22 +179,23 @@ def write_file_artefact(
     An artefact of the same identity and content is left alone.
 
     Raises:
-        HydraHeadError: `path` is something else than this artefact, or the disk is full.
+        HydraHeadError: `path` is something else than this artefact or lies inside another one or
+            a parent, or the disk is full.
     """
     path = Path(path)
     assert RECORD_KEY not in payload, f"{RECORD_KEY!r} is the record's own key"
-    identity = make_identity(kind, configuration, parents or {}, seed)
     if path.is_dir():
         raise HydraHeadError("is a directory", where=path, mend="name a file with --out")
+    refuse_inside(path, (parents or {}).values())
+    identity = make_identity(kind, configuration, parents or {}, seed)
     if path.exists() and artefact_kind(path) is None:
         raise _not_ours(path)
     digest = payload_hash(payload)
-    if path.exists() and not force:
-        record = read_record(path)
-        _refuse_other(path, record.identity, identity)
-        if record.payload_sha256 != digest or damage(path, record):
+    if path.exists() and _is_intact(path, identity, force=force):
+        if read_record(path).payload_sha256 == digest:
+            return
+        if not force:
             raise HydraHeadError("exists with other content", where=path, mend=_FORCE)
-        return
     record = _record(identity, digest, {}, {}, 0.0)
     with unwritable_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,13 +208,9 @@ def _can_reuse(out: Path, identity: Identity, *, force: bool) -> bool:
         return False
     if not (out / RECORD_NAME).is_file():
         raise _not_ours(out)
-    if force:
+    if not _is_intact(out, identity, force=force):
         return False
-    record = read_record(out)
-    _refuse_other(out, record.identity, identity)
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)  # left by a kill right after the rename
-    if wrong := damage(out, record):
-        raise HydraHeadError(f"was changed after it was made: {wrong}", where=out, mend=_FORCE)
     return True
 
 
@@ -307,10 +309,25 @@ def _record(
     )
 
 
-def _refuse_other(path: Path, before: Identity, now: Identity) -> None:
-    difference = before.first_difference(now)
-    if difference is not None:
-        raise HydraHeadError(f"exists and is another one: {difference}", where=path, mend=_FORCE)
+def _is_intact(path: Path, identity: Identity, *, force: bool) -> bool:
+    """Whether the artefact at `path` is the one asked for, as it was written.
+
+    Raises:
+        HydraHeadError: it is not, and may not be replaced; names the first difference.
+    """
+    try:
+        record = read_record(path)
+        if difference := record.identity.first_difference(identity):
+            raise HydraHeadError(
+                f"exists and is another one: {difference}", where=path, mend=_FORCE
+            )
+        if wrong := damage(path, record):
+            raise HydraHeadError(f"was changed after it was made: {wrong}", where=path, mend=_FORCE)
+    except HydraHeadError:
+        if force:
+            return False
+        raise
+    return True
 
 
 def _not_ours(path: Path) -> HydraHeadError:

@@ -32,6 +32,10 @@ class HydraHeadError(Exception):
         return " ".join(f"{place}{self.what}{mend}".split())
 
 
+class UnusableInput(HydraHeadError):
+    """An input that no repetition makes better: what was made from it so far is worth nothing."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `known`, or the empty string when nothing is close."""
     by_folded = {_folded(candidate): candidate for candidate in known}

@@ -110,7 +110,7 @@ def read_record(path: Path | str) -> ArtefactRecord:
 def artefact_kind(path: Path | str) -> str | None:
     """The kind of the artefact at `path`, or None if there is none (or not a readable one)."""
     path = Path(path)
-    if path.is_file() and not _starts_as_json(path):  # gigabytes of weights are not read for this
+    if path.is_file() and not starts_as_json(path):  # gigabytes of weights are not read for this
         return None
     try:
         return read_record(path).kind
@@ -118,7 +118,8 @@ def artefact_kind(path: Path | str) -> str | None:
         return None
 
 
-def _starts_as_json(path: Path) -> bool:
+def starts_as_json(path: Path) -> bool:
+    """Whether a file can be a JSON object, by its first character."""
     with path.open("rb") as file:
         return file.read(1) == b"{"
 
@@ -133,6 +134,17 @@ def refuse_half_done(path: Path | str) -> None:
     if (path / WORK_NAME / IDENTITY_NAME).is_file() and not (path / RECORD_NAME).exists():
         mend = "give the command that makes it once more, and it goes on"
         raise HydraHeadError("is half done", where=path, mend=mend)
+
+
+def refuse_other_kind(path: Path | str, kinds: tuple[str, ...], *, mend: str) -> None:
+    """Refuse an artefact of none of `kinds`; what is no artefact passes.
+
+    Raises:
+        HydraHeadError: `path` is such an artefact.
+    """
+    kind = artefact_kind(path) if Path(path).exists() else None
+    if kind is not None and kind not in kinds:
+        raise HydraHeadError(f"is an artefact of kind {kind!r}", where=path, mend=mend)
 
 
 def require_kind(path: Path | str, kind: str) -> ArtefactRecord:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from hydrahead.core.disk import unwritable_named
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import write_text
+from hydrahead.core.places import refuse_inside
 from hydrahead.evaluation.inputs import gather
 from hydrahead.evaluation.pages import build_page
 
@@ -34,13 +35,14 @@ def write_report(dirs: Sequence[Path | str], out: Path | str, *, title: str | No
 
     Raises:
         HydraHeadError: a path that is missing or holds nothing to show, or `out` is
-            something else than a page.
+            something else than a page or lies inside an artefact.
     """
     out = Path(out)
     if out.is_dir():
         raise HydraHeadError("is a directory", where=out, mend="name a file such as report.html")
     if out.exists() and not out.read_bytes()[:15].lower().startswith(b"<!doctype html"):
         raise HydraHeadError("exists and is no HTML page", where=out, mend="choose another --out")
+    refuse_inside(out, dirs)
     page = build_page(gather(dirs), title=title)
     environment = Environment(
         loader=PackageLoader("hydrahead.evaluation", "templates"),

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import HydraHeadError, UnusableInput
 from hydrahead.core.jsonio import read_json
 from hydrahead.model.safetensors_io import (
     DTYPE_NAMES,
@@ -217,7 +217,7 @@ def _check_finite(tensor: Tensor, entry: TensorEntry) -> None:
             num = sum(
                 int((~torch.isfinite(p)).sum()) for p in tensor.reshape(-1).split(_CHECK_ELEMENTS)
             )
-            raise HydraHeadError(
+            raise UnusableInput(
                 f"tensor {entry.name!r} holds {num} NaN or infinite values of {tensor.numel()}",
                 where=entry.file,
                 mend="use a checkpoint whose training did not diverge",

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import UnusableInput
 
 
 class FiniteLogits(LogitsProcessor):
@@ -41,9 +41,9 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
-def not_finite(what: str, where: str, dtype: torch.dtype) -> HydraHeadError:
+def not_finite(what: str, where: str, dtype: torch.dtype) -> UnusableInput:
     """The error for `what` ("the loss is") that a model in `dtype` makes of sound input."""
     mend = "check the checkpoint's weights"
     if dtype == torch.float16:
         mend = "float16 overflows in many models: use bfloat16 or float32"
-    return HydraHeadError(f"{what} not finite", where=where, mend=mend)
+    return UnusableInput(f"{what} not finite", where=where, mend=mend)

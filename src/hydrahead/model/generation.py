@@ -53,7 +53,7 @@ def generate_text(
     on_text: Callable[[str], None] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = None,
 ) -> GeneratedText:
     """Continue a prompt.
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.hub import fetch_model
-from hydrahead.core.records import refuse_half_done
+from hydrahead.core.records import refuse_half_done, refuse_other_kind
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 """Weights as safetensors, configurations, tokenizer files, licences; never a pickle or code."""
 _UNWANTED = ("consolidated*", "original/*", "onnx/*", "*/pytorch/*")
 """Second copies of the weights in other layouts."""
+
+_CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 
 def resolve_model_dir(model: str | Path) -> Path:
@@ -21,11 +23,14 @@ def resolve_model_dir(model: str | Path) -> Path:
 
     Raises:
         HydraHeadError: neither a directory nor a name that can be fetched (unknown, gated, no
-            network), or a directory that an interrupted command left half done.
+            network), or a directory that holds something else or that an interrupted command left
+            half done.
     """
     path = Path(model).expanduser()
     if str(model) and path.is_dir():
         refuse_half_done(path)
+        if not any((path / name).is_file() for name in _CONFIGURATIONS):
+            refuse_other_kind(path, (), mend="give a model directory")
         return path
     if str(model) and path.exists():
         raise HydraHeadError("a file, not a model directory", where=path, mend="give its directory")

@@ -87,11 +87,12 @@ def load_any_causal_lm(
     *,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """`load_model` where it can; any other causal language model of transformers as it is there.
 
-    Weights come from safetensors only, and no code of the checkpoint is run.
+    Weights come from safetensors only, and no code of the checkpoint is run. Without an
+    `attn_implementation` ours run on sdpa, others on what transformers takes for them.
 
     Raises:
         HydraHeadError: as `load_model`, or transformers cannot load it.
@@ -100,7 +101,7 @@ def load_any_causal_lm(
     config = read_config(directory)
     if is_hybrid(config) or str(config.get("model_type")) in FAMILIES:
         return load_model(
-            directory, dtype=dtype, device=device, attn_implementation=attn_implementation
+            directory, dtype=dtype, device=device, attn_implementation=attn_implementation or "sdpa"
         )
     stored = SafetensorsReader(directory)
     try:

@@ -82,10 +82,11 @@ class ConversionRun(RunSettings):
     def execute(self, out: Path, *, force: bool = False) -> Path:
         """Run every step; returns the report's path."""
         bench = Workbench(self, out, force=force)
-        plan = bench.plan("plan", bench.scores())
-        model = bench.repaired("model", plan)
+        scores = bench.scores()
+        plan = bench.plan("plan", scores)
+        model = bench.repaired("model", bench.converted("model", plan))
         evaluation = bench.evaluate([bench.teacher, model])
-        return write_report([evaluation, bench.scores()], out / "report.html")
+        return write_report([evaluation, scores], out / "report.html")
 
 
 class Workbench:
@@ -172,9 +173,9 @@ class Workbench:
             force=self._force,
         )
 
-    def repaired(self, name: str, plan: Path) -> Path:
-        """The converted hybrid after its repair."""
-        return self._distilled(self.converted(name, plan), self._run.repair, self._out / name)
+    def repaired(self, name: str, hybrid: Path) -> Path:
+        """A converted hybrid after its repair."""
+        return self._distilled(hybrid, self._run.repair, self._out / name)
 
     def evaluate(self, models: list[Path]) -> Path:
         """Models side by side."""

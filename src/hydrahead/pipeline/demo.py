@@ -6,7 +6,7 @@ on recall questions. Both go through the same repair and are asked the same ques
 bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from hydrahead.core.artefacts import open_artefact
 from hydrahead.core.jsonio import read_json, write_json
 from hydrahead.core.progress import Progress
 from hydrahead.core.seeds import derive_seed
@@ -28,6 +29,8 @@ from hydrahead.plan.scores import random_scores
 from hydrahead.tasks import build_task, codec_from_tokenizer
 from hydrahead.tasks.sample import Sample
 
+DAMAGES = "damages.json"
+
 
 class DemoRun(ConversionRun):
     """A conversion with a control arm: the same budget, spent on heads chosen by chance."""
@@ -40,51 +43,73 @@ class DemoRun(ConversionRun):
         """Run both arms; writes report.html and summary.json and returns the report's path."""
         bench = Workbench(self, out, force=force)
         scores = bench.scores()
-        bench.twins()
-        scored = bench.repaired("scored", bench.plan("scored", scores))
-        control = bench.repaired("random", self._median_random_plan(bench, out))
+        plan = bench.plan("scored", scores)
+        scored = bench.repaired("scored", bench.converted("scored", plan))
+        control = bench.repaired("random", self._median_random_hybrid(bench, out, force=force))
         evaluation = bench.evaluate([bench.teacher, scored, control])
         report = write_report([evaluation, scores], out / "report.html")
         write_json(out / "summary.json", self._summary(evaluation, scored))
         return report
 
-    def _median_random_plan(self, bench: Workbench, out: Path) -> Path:
-        """The plan whose damage, before any repair, is the median of the random ones."""
-        ranking = out / "ranking.json"
+    def _median_random_hybrid(self, bench: Workbench, out: Path, *, force: bool) -> Path:
+        """The hybrid whose damage, before any repair, is the median of the random ones."""
         geometry = ModelGeometry.from_pretrained(bench.teacher)
-        plans: dict[str, Path] = {}
+        hybrids: dict[str, Path] = {}
         for number in range(self.random_plans):
             name = f"random_{number}"
             seed = derive_seed(self.seed, name)
             scores = random_scores(geometry, seed)
-            plans[name] = bench.write_plan(name, scores, parents={"scores": f"random, seed {seed}"})
-        known = read_json(ranking) if ranking.exists() else {}
-        damages = {name: value for name, value in known.items() if name in plans}
-        teacher = load_model(bench.teacher)
-        with Progress() as progress:
-            shown = progress.task("rank random plans", len(plans), done=len(damages))
-            for name, plan in plans.items():
-                if name in damages:
-                    continue
-                hybrid = load_model(bench.converted(name, plan))
-                damages[name] = self._damage(teacher, hybrid, bench.teacher)
-                write_json(ranking, damages)
-                shown.advance(1, damage=damages[name])
-        by_damage = sorted(plans, key=lambda name: damages[name])
-        return plans[by_damage[len(by_damage) // 2]]
+            plan = bench.write_plan(name, scores, parents={"scores": f"random, seed {seed}"})
+            hybrids[name] = bench.converted(name, plan)
+        damages = self._damages(bench.teacher, hybrids, out / "ranking", force=force)
+        by_damage = sorted(hybrids, key=lambda name: damages[name])
+        return hybrids[by_damage[len(by_damage) // 2]]
 
-    def _damage(
-        self, teacher: HydraForCausalLM, hybrid: HydraForCausalLM, directory: Path
-    ) -> float:
-        """KL(teacher || hybrid) in nats, mean over the answer tokens of recall questions."""
-        tokenizer = load_tokenizer(directory)
-        codec = codec_from_tokenizer(tokenizer)
+    def _damages(
+        self, teacher: Path, hybrids: Mapping[str, Path], out: Path, *, force: bool
+    ) -> dict[str, float]:
+        """KL(teacher || hybrid) in nats, mean over the answer tokens of recall questions.
+
+        An artefact: what was measured on these hybrids with these questions is not measured again.
+        """
+        questions = {
+            "task": self.evaluation.tasks[-1],
+            "length": self.ranking_length,
+            "samples": self.ranking_samples,
+        }
+        with open_artefact(
+            out,
+            kind="ranking",
+            configuration={**questions, "dtype": self.dtype},
+            parents={"teacher": teacher, **hybrids},
+            seed=self.seed,
+            force=force,
+        ) as work:
+            if not work.reused:
+                write_json(work.directory / DAMAGES, self._measured(teacher, hybrids))
+        return read_json(out / DAMAGES)
+
+    def _measured(self, teacher: Path, hybrids: Mapping[str, Path]) -> dict[str, float]:
+        """The damage of every hybrid."""
+        samples = self._questions(teacher)
+        there = {"dtype": self.dtype, "device": self.device}
+        reference = load_model(teacher, **there)
+        with Progress() as progress:
+            return {
+                name: answer_divergence(reference, load_model(hybrid, **there), samples)
+                for name, hybrid in progress.track(
+                    hybrids.items(), total=len(hybrids), label="rank random plans"
+                )
+            }
+
+    def _questions(self, teacher: Path) -> list[Sample]:
+        """What the random plans are ranked on."""
+        codec = codec_from_tokenizer(load_tokenizer(teacher))
         task = build_task(self.evaluation.tasks[-1])
-        samples = [
+        return [
             task.sample(codec, length=self.ranking_length, seed=self.seed, index=index)
             for index in range(self.ranking_samples)
         ]
-        return answer_divergence(teacher, hybrid, samples)
 
     def _summary(self, evaluation: Path, model: Path) -> dict[str, Any]:
         results = EvaluationResults.model_validate(read_json(evaluation / "results.json"))
@@ -158,7 +183,7 @@ def answer_divergence(
     """KL(teacher || hybrid) in nats at the positions that predict answers, mean over tokens."""
     total, count = 0.0, 0
     for sample in samples:
-        ids = torch.tensor([sample.prompt_ids + sample.answer_ids])
+        ids = torch.tensor([sample.prompt_ids + sample.answer_ids], device=teacher.device)
         rows = len(sample.answer_ids)
         wanted, given = (
             model(input_ids=ids, logits_to_keep=rows + 1, use_cache=False)

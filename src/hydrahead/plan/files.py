@@ -7,6 +7,7 @@ from typing import Any
 from hydrahead.core.artefacts import write_file_artefact
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json
+from hydrahead.core.records import refuse_other_kind
 from hydrahead.plan.head_plan import HeadPlan
 from hydrahead.plan.problems import is_object, refuse_unknown_keys
 
@@ -54,6 +55,7 @@ def read_plan(path: str | Path) -> HeadPlan:
         HydraHeadError: no such file, not a plan, or a plan that breaks a rule.
     """
     path = Path(path)
+    refuse_other_kind(path, ("plan", "model"), mend="give a plan.json or a hybrid")
     if path.is_dir():
         path = path / "config.json"
     data = read_json(path)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.jsonio import read_json, write_json
+from hydrahead.core.records import refuse_other_kind
 from hydrahead.core.seeds import numpy_generator
 from hydrahead.plan.array_files import load_arrays, save_arrays
 from hydrahead.plan.geometry import ModelGeometry
@@ -107,6 +108,10 @@ class HeadScores:
         Raises:
             HydraHeadError: a missing, damaged or foreign file, or arrays that do not fit.
         """
+        wanted = "give what score or allocate wrote"
+        refuse_other_kind(directory, ("scores", "allocation"), mend=wanted)
+        if Path(directory).is_file():
+            raise HydraHeadError("a file, not scores", where=directory, mend=wanted)
         path = Path(directory) / "scores.json"
         data = read_json(path)
         if not is_object(data) or data.get("format_version") != FORMAT_VERSION:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import UnusableInput
 from hydrahead.core.jsonio import write_text
 
 Key = tuple[str, str, int]
@@ -51,13 +51,13 @@ class PairLog:
         """Keep a result; arrays become nested lists. It is on disk when this returns.
 
         Raises:
-            HydraHeadError: It holds NaN or infinity.
+            UnusableInput: It holds NaN or infinity.
         """
         record = {name: _plain(value) for name, value in record.items()}
         try:
             line = _line(key, record)
         except ValueError:
-            raise HydraHeadError(
+            raise UnusableInput(
                 f"what the model makes of the {key[1]} probes is not finite",
                 mend="check the checkpoint's weights; if this is float16, use bfloat16 or float32",
             ) from None

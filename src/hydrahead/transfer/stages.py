@@ -73,8 +73,13 @@ def check_settings(config: DistillConfig, stages: Sequence[str]) -> Mapping[str,
     """Training settings of every stage that will run, in order.
 
     Raises:
-        HydraHeadError: Settings for an unknown stage, or wrong ones.
+        HydraHeadError: Settings for a stage that is unknown or will not run, or wrong ones.
     """
     for name in config.train:
         STAGES.target(name)
+        if name not in stages:
+            mend = "add it to the stages, or leave its settings out"
+            raise HydraHeadError(
+                f"settings are given for stage {name!r}, which is not run", mend=mend
+            )
     return {name: stage_training(name, load_stage(name), config) for name in stages}

@@ -14,7 +14,7 @@ import pytest
 
 from hydrahead.core import artefacts
 from hydrahead.core.artefacts import ArtefactWork, fingerprint, open_artefact, read_record
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import HydraHeadError, UnusableInput
 from torch_free import PREAMBLE
 
 
@@ -109,6 +109,13 @@ def test_force_replaces_an_artefact_when_the_new_one_is_whole(out: Path) -> None
         assert (out / "scores.txt").read_text() == "old"
     assert sorted(path.name for path in out.iterdir()) == ["artifact.json", "new.txt"]
     assert [path.name for path in out.parent.iterdir()] == ["scores"]
+
+
+def test_force_keeps_what_is_the_same_already(out: Path) -> None:
+    make(out)
+    with opened(out, force=True) as work:
+        assert work.reused
+    assert sorted(path.name for path in out.iterdir()) == ["artifact.json", "scores.txt"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -225,6 +232,13 @@ def test_a_forced_run_that_was_interrupted_resumes(out: Path) -> None:
     with opened(out, seed=1, force=True) as work:
         assert work.resumed
     assert read_record(out).seed == 1
+
+
+def test_an_unusable_input_leaves_nothing_even_of_resumed_work(out: Path) -> None:
+    interrupt(out)
+    with pytest.raises(UnusableInput), opened(out):
+        raise UnusableInput("tensor 'x' holds NaN")
+    assert list(out.parent.iterdir()) == []
 
 
 def test_time_is_added_up_over_resumes(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

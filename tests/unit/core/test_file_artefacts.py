@@ -32,10 +32,11 @@ def test_the_record_sits_beside_the_payload(tmp_path: Path) -> None:
     assert require_kind(path, "plan") == record
 
 
-def test_the_same_again_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_the_same_again_is_left_alone(tmp_path: Path, force: bool) -> None:
     write(tmp_path / "plan.json")
     before = (tmp_path / "plan.json").stat().st_mtime_ns
-    write(tmp_path / "plan.json")
+    write(tmp_path / "plan.json", force=force)
     assert (tmp_path / "plan.json").stat().st_mtime_ns == before
 
 
@@ -52,6 +53,8 @@ def test_other_content_under_the_same_identity_is_refused(tmp_path: Path) -> Non
     write(tmp_path / "plan.json")
     with pytest.raises(HydraHeadError, match="exists with other content"):
         write(tmp_path / "plan.json", {"layers": [3]})
+    write(tmp_path / "plan.json", {"layers": [3]}, force=True)
+    assert json.loads((tmp_path / "plan.json").read_text())["layers"] == [3]
 
 
 def test_an_edited_plan_is_another_plan(tmp_path: Path) -> None:
@@ -60,8 +63,10 @@ def test_an_edited_plan_is_another_plan(tmp_path: Path) -> None:
     before = fingerprint(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "layers": [7, 2]}))
     assert fingerprint(path) != before
-    with pytest.raises(HydraHeadError, match="exists with other content"):
+    with pytest.raises(HydraHeadError, match="was changed after it was made"):
         write(path)
+    write(path, force=True)
+    assert fingerprint(path) == before
 
 
 def test_nothing_but_an_artefact_is_replaced(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.loading import (
@@ -129,6 +130,16 @@ def test_any_other_causal_model_is_loaded_as_it_is(tmp_path: Path) -> None:
     assert model(ids).logits.shape == (*ids.shape, 67)
     with pytest.raises(HydraHeadError, match="unknown architecture: model_type 'gpt2'"):
         load_model(tmp_path / "gpt2")
+
+
+def test_a_foreign_model_without_sdpa_runs_on_what_it_has(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 67, "hidden_size": 16, "intermediate_size": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, num_hidden_layers=1)).save_pretrained(tmp_path)
+    model = load_any_causal_lm(tmp_path)
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(HydraHeadError, match="transformers cannot load it"):
+        load_any_causal_lm(tmp_path, attn_implementation="sdpa")
 
 
 def test_our_own_families_are_loaded_as_hybrids(teacher: Path, hybrid: Path) -> None:

@@ -69,6 +69,7 @@ def test_settings_change_a_stages_defaults():
     [
         ({"aling": {}}, "did you mean 'align'"),
         ({"align": {"stepps": 1}}, "did you mean 'steps'"),
+        ({"extend": {"steps": 1}}, "stage 'extend', which is not run"),
         ({"align": {"steps": 0}}, "steps"),
         ({"align": {"steps": 5, "tokens": 5}}, "exactly one of steps and tokens"),
     ],
