@@ -168,26 +168,59 @@ def _percent(value: list[float]) -> str:
 
 
 def falcon_h1() -> list[str]:
-    """The Falcon-H1 study, if its file is there: recall and text loss, mean over seeds."""
+    """The Falcon-H1 study, if its file is there: arms, and what windows cost, over seeds."""
     if not (RESULTS / "falcon_h1.json").exists():
         return []
     result = load("falcon_h1")
-    tasks = ("niah_single@512", "niah_multikey:keys=4@512", "mqar@512")
+    extent = result["settings"]["extent"]
     rows = []
     for arm in dict.fromkeys(run["arm"] for run in result["runs"]):
-        runs = [run for run in result["runs"] if run["arm"] == arm]
-        means = [sum(r["tested"]["recall"][t] for r in runs) / len(runs) for t in tasks]
-        loss = sum(run["tested"]["text_loss"] for run in runs) / len(runs)
-        cells = [str(len(runs)), *(f"{100 * mean:.0f} %" for mean in means), f"{loss:.3f}"]
-        rows.append([arm, *cells])
-    return [
+        runs = [run for run in result["runs"] if run["arm"] == arm and "tested" in run]
+        if runs:
+            counts = [str(len(runs)), f"{runs[0]['kv_bytes'] + runs[0]['state_bytes']:,}"]
+            rows.append([arm, *counts, *_falcon_cells([run["tested"] for run in runs])])
+    tasks = list(result["runs"][0]["tested"]["recall"]) if rows else []
+    tasks = [task for task in tasks if task.endswith("@512")]
+    parts = [
         "## Falcon-H1: five ways to mix",
         "",
-        f"Commit {result['git_commit'][:12]}, {result['steps']} steps, training route of the scan: "
-        f"{result['route']}.",
+        f"{result['hardware']}, commit {result['git_commit'][:12]}, `{result['command']}`; "
+        f"{result['steps']} steps of {extent['tokens_per_step']} tokens, kernels: "
+        f"{result['route']}, n = {extent['samples']} per task and seed. Recall in percent, mean "
+        "over seeds (lowest - highest seed).",
         "",
-        *table(["arm", "seeds", *tasks, "text loss"], rows),
+        *table(["arm", "seeds", "cache bytes", *tasks, "text loss"], rows),
     ]
+    swept = _falcon_sweep(result)
+    if swept:
+        header = ["arm", "full_fraction", "chosen by", "repair", "seeds", "cache bytes"]
+        parts += ["", "Full heads given away to windows:", ""]
+        parts += table([*header, *tasks, "text loss"], swept)
+    return parts
+
+
+def _falcon_cells(tests: list[Any]) -> list[str]:
+    cells = []
+    for task in (task for task in tests[0]["recall"] if task.endswith("@512")):
+        found = [100 * test["recall"][task] for test in tests]
+        cells.append(f"{sum(found) / len(found):.0f} ({min(found):.0f} - {max(found):.0f})")
+    losses = [test["text_loss"] for test in tests]
+    return [*cells, f"{sum(losses) / len(losses):.3f}"]
+
+
+def _falcon_sweep(result: Any) -> list[list[str]]:
+    """Rows by arm and plan; a run whose scores failed shows nothing and is left out."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for run in result["runs"]:
+        for row in run["sweep"] if "scores_error" not in run else ():
+            groups.setdefault((run["arm"], row["full_fraction"], row["chosen_by"]), []).append(row)
+    rows = []
+    for (arm, fraction, chosen), found in sorted(groups.items()):
+        size = f"{found[0]['kv_bytes'] + found[0]['state_bytes']:,}"
+        for name in ("before", "after"):
+            label = [arm, f"{fraction:g}", chosen, name, str(len(found)), size]
+            rows.append([*label, *_falcon_cells([row[f"{name}_repair"] for row in found])])
+    return rows
 
 
 def keyphrases() -> list[str]:

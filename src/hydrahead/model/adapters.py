@@ -12,6 +12,7 @@ hybrid; an exported checkpoint would not compute the same. They are refused all 
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -73,6 +74,21 @@ def require_adaptable(model: nn.Module, targets: Iterable[str]) -> None:
             raise HydraHeadError(
                 f"no module is called {target!r}", mend=did_you_mean(target, known) or None
             )
+
+
+def require_adapter(model: nn.Module, adapter: Any) -> None:
+    """The same for the `target_modules` of an adapter's configuration (peft's).
+
+    A string is a regular expression over whole names there, or "all-linear". Without any targets
+    it is the adapter library that chooses, or refuses.
+    """
+    targets = getattr(adapter, "target_modules", None) or ()
+    if targets == "all-linear":
+        targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    elif isinstance(targets, str):
+        pattern = re.compile(targets)
+        targets = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    require_adaptable(model, targets)
 
 
 def _forbidden(model: nn.Module) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.mixers.contract import MixContext, MixerState
 from hydrahead.mixers.softmax import implementations
 from hydrahead.mixers.tap_point import TapPoint
+from hydrahead.model.adapters import require_adapter
 from hydrahead.model.attention import HydraAttention
 from hydrahead.model.cache import HydraCache, prepare_cache, require_hydra_cache
 from hydrahead.model.configuration import HydraConfig
@@ -213,6 +214,15 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
+        """As in transformers, but targets that an exported checkpoint would lose are refused.
+
+        Raises:
+            HydraHeadError: see `hydrahead.model.adapters.require_adaptable`.
+        """
+        require_adapter(self, adapter_config)
+        super().add_adapter(adapter_config, adapter_name)
 
     def forward(
         self,

@@ -1,7 +1,11 @@
 """What may carry an adapter: everything linear but what Falcon-H1's kernels read directly."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from torch import nn
+from transformers.integrations import PeftAdapterMixin
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.adapters import adaptable_modules, require_adaptable, skipped_modules
@@ -40,3 +44,21 @@ def test_good_targets_pass() -> None:
     require_adaptable(MODEL, ["in_proj", "q", "k", "v", "o_proj", "gate_proj"])
     require_adaptable(MODEL, adaptable_modules(MODEL))
     require_adaptable(tiny_hybrid(PLANS["gated_delta-0-everywhere"]), ["o_proj"])
+
+
+@pytest.mark.parametrize(
+    "targets", [["q", "out_proj"], "all-linear", r".*\.parallel\.0\..*_proj", {"conv"}]
+)
+def test_adding_an_adapter_refuses_them(targets: Any) -> None:
+    with pytest.raises(HydraHeadError, match="must be left alone"):
+        MODEL.add_adapter(SimpleNamespace(target_modules=targets))
+
+
+def test_adding_an_adapter_elsewhere_is_transformers_business(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    added: list[Any] = []
+    monkeypatch.setattr(PeftAdapterMixin, "add_adapter", lambda _, *given: added.append(given))
+    adapter = SimpleNamespace(target_modules=list(adaptable_modules(MODEL)))
+    MODEL.add_adapter(adapter, "mine")
+    assert added == [(adapter, "mine")]
