@@ -2,10 +2,11 @@
 
 `predictions.jsonl` has a line per document: `id`, `keyphrases` (see `decoding.Keyphrase`) and, for
 an evaluation, the tagged spans. While it is made it lies in the artefact's scratch folder and every
-line is flushed; a line cut short by a kill is dropped.
+line is brought to the disk; a line cut short is dropped.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ def predict_documents(
                 line["spans"] = tagged.spans
             file.write(_line(line))
             file.flush()
+            os.fsync(file.fileno())
             done[name] = line
             task.advance()
     return [done[name] for name in names]

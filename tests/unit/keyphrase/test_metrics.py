@@ -8,6 +8,15 @@ from hydrahead.keyphrase.metrics import TagCounts, phrase_scores, present, summa
 from hydrahead.keyphrase.stems import distinct, stems
 
 GOLD = ["neural networks", "attention", "long documents", "keyphrase"]
+SEQEVAL = (
+    0.23005565862708718,
+    0.21229050279329612,
+    0.23818525519848774,
+    0.2892857142857143,
+    0.22264875239923224,
+)
+"""f1_score of seqeval 1.2.2 on the tags that the test draws; it needs scikit-learn, so it is no
+dependency. 295 more draws agreed."""
 FOUND = ["Neural network", "model", "Attention", "keyphrases", "keyphrase", "words", "data"]
 
 
@@ -81,16 +90,11 @@ def test_tag_f1_is_micro() -> None:
     assert counts.f1() == pytest.approx(2 * 1 / (3 + 2))
 
 
-def test_tag_f1_is_seqevals() -> None:
-    seqeval = pytest.importorskip("seqeval.metrics")
-    random = np.random.default_rng(0)
-    pairs = [(random.integers(0, 3, 30), random.integers(0, 3, 30)) for _ in range(20)]
+@pytest.mark.parametrize(("seed", "expected"), [*enumerate(SEQEVAL)])
+def test_tag_f1_is_seqevals(seed: int, expected: float) -> None:
+    random = np.random.default_rng(seed)
     counts = TagCounts()
-    for mine, gold in pairs:
+    for _ in range(20):
+        mine, gold = random.integers(0, 3, 30), random.integers(0, 3, 30)
         counts.add(mine, gold)
-
-    def words(tags: np.ndarray) -> list[str]:
-        return ["O" if tag == 0 else f"{'OBI'[tag]}-K" for tag in tags]
-
-    expected = seqeval.f1_score([words(g) for _, g in pairs], [words(m) for m, _ in pairs])
-    assert counts.f1() == pytest.approx(expected)
+    assert counts.f1() == pytest.approx(expected, abs=1e-12)

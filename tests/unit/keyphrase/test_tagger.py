@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,6 @@ def train_words(encoder: Path, data: Path, out: Path, *more: object) -> list[str
 def test_an_interrupted_training_ends_with_the_same_bits(
     encoder: Path, data: Path, tmp_path: Path, shell: Shell
 ) -> None:
-    import signal
-
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     more = ("--set", "checkpoint_every=3", "--set", "dropout=0.2")
     shell(*train_words(encoder, data, whole, *more))
@@ -186,6 +185,31 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert all(torch.equal(first[name], second[name]) for name in first)
     lines = [(path / "metrics.jsonl").read_text() for path in (whole, cut)]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_extraction_goes_on_with_the_next_document(
+    tagger: Path, tmp_path: Path, shell: Shell, number: signal.Signals
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", make_documents(4, seed=3))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = ["keyphrases", "extract", str(tagger), str(data), "--out"]
+    shell(*words, whole)
+    growing = tmp_path / "cut.partial" / ".work" / "scratch" / "predictions.jsonl"
+    command = [*words, str(cut)]
+    ended = interrupt(command, number=number, once=growing, count=2, folder=tmp_path)
+    assert ended.code == (130 if number == signal.SIGINT else -number), ended.printed
+    assert "Traceback" not in ended.printed
+    assert not cut.exists()
+    kept = growing.read_text().splitlines()
+    assert len(kept) == 2
+    # Were the two tagged anew, this mark would be gone.
+    marked = {**json.loads(kept[0]), "seen": True}
+    growing.write_text(json.dumps(marked) + "\n" + kept[1] + "\n" + kept[0][:20])
+    found = shell.json(*command)["documents"]
+    assert found[0].pop("seen")
+    assert found == shell.json(*words, whole)["documents"]
+    assert not growing.exists()
 
 
 def test_mistakes_are_one_line(
