@@ -24,6 +24,7 @@ from hydrahead.cli_frame import run_app
 from hydrahead.recipes.demo import SMALL_TEACHER
 from tiny_teachers import save_teacher
 
+EMBEDDING = "model.embed_tokens.weight"
 WEIGHT = "model.layers.1.self_attn.k_proj.weight"
 
 
@@ -117,6 +118,16 @@ def nan_in_the_last_shard() -> None:
     Path("teacher/model.safetensors").unlink()
 
 
+def cut_vocabulary() -> None:
+    """The embedding loses its last rows; the tokenizer goes on making their ids."""
+    edit_weights(
+        lambda t: t.update(
+            {name: t[name][:4].clone() for name in t if name in (EMBEDDING, "lm_head.weight")}
+        )
+    )()
+    edit_json("teacher/config.json", lambda c: c.update(vocab_size=4))()
+
+
 def overflow() -> None:
     edit_weights(lambda t: [w.mul_(1e20) for name, w in t.items() if "mlp" in name])()
 
@@ -124,6 +135,18 @@ def overflow() -> None:
 def empty_prompt_without_start() -> None:
     edit_json("teacher/tokenizer_config.json", lambda c: c.pop("bos_token"))()
 
+
+OTHER_TOKENIZER = {
+    verb: Mistake(command, "model's vocabulary has 4; use the tokenizer that", cut_vocabulary)
+    for verb, command in {
+        "generate": "generate teacher --prompt w3",
+        "evaluate": "evaluate teacher --tasks niah_single --lengths 64 --samples 1 --out OUT",
+        "loss by position": "evaluate teacher --tasks niah_single --lengths 64 --samples 1 "
+        "--perplexity-text texts --out OUT",
+        "allocate": "allocate teacher --full-fraction 0.5 --pair full:window:window=4 --length 32 "
+        "--data texts --steps 1 --out OUT",
+    }.items()
+}
 
 LAST_SHARD = {
     verb: Mistake(command, "last.safetensors: tensor 'model.layers.2.", nan_in_the_last_shard)
@@ -139,6 +162,16 @@ LAST_SHARD = {
 """In `evaluate` the first model is sound, and has been asked everything by then."""
 
 BAD_FILES = {
+    "text for a size": Mistake(
+        "generate teacher --prompt w3",
+        "config.json: not a configuration that transformers can read",
+        edit_json("teacher/config.json", lambda c: c.update(hidden_size="32")),
+    ),
+    "text for a token id": Mistake(
+        "generate teacher --prompt w3",
+        "generation_config.json: eos_token_id is 'end', not a token id",
+        edit_json("teacher/generation_config.json", lambda c: c.update(eos_token_id="end")),
+    ),
     "no weights": Mistake(
         "convert teacher plan --out OUT",
         "teacher: no weights",
@@ -495,6 +528,7 @@ RUNS = {
 TABLES: dict[str, dict[str, Mistake]] = {
     "file": BAD_FILES,
     "NaN in the last shard": LAST_SHARD,
+    "other tokenizer": OTHER_TOKENIZER,
     "other model": OTHER_MODELS,
     "name": NAMES,
     "number": NUMBERS,

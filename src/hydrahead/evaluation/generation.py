@@ -12,6 +12,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from hydrahead.model.finite import FiniteLogits
+from hydrahead.model.names import embeddings_of, name_of
+from hydrahead.tasks.vocabulary import require_vocabulary
 
 
 def greedy(
@@ -29,8 +31,12 @@ def greedy(
         Ids of the new tokens, per prompt.
 
     Raises:
-        HydraHeadError: the model's predictions are not finite.
+        HydraHeadError: a prompt holds an id that the model does not know, or the model's
+            predictions are not finite.
     """
+    vocab_size = embeddings_of(model)
+    require_vocabulary(max(map(max, prompts)), vocab_size, where=name_of(model))
+    pad_id = 0 if vocab_size is not None and pad_id >= vocab_size else pad_id
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)

@@ -17,6 +17,8 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.evaluation.results import PositionBucket, PositionLoss
 from hydrahead.evaluation.statistics import mean_and_standard_error
 from hydrahead.model.finite import not_finite
+from hydrahead.model.names import embeddings_of, name_of
+from hydrahead.tasks.vocabulary import require_vocabulary
 
 _LOGIT_NUMBERS = 1 << 26
 """Logits held at once."""
@@ -80,8 +82,10 @@ def position_loss(
         advance: called with the number of sequences done.
 
     Raises:
-        HydraHeadError: the model gives no cache, or a loss is not finite.
+        HydraHeadError: an id that the model does not know, the model gives no cache, or a loss is
+            not finite.
     """
+    require_vocabulary(max(map(max, sequences)), embeddings_of(model), where=name_of(model))
     length = len(sequences[0]) - 1
     edges = _edges(length)
     per_sequence: list[list[float]] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from hydrahead.core.errors import UnusableInput
+from hydrahead.model.names import name_of
 
 
 class FiniteLogits(LogitsProcessor):
@@ -36,8 +37,7 @@ class FiniteLogits(LogitsProcessor):
             self._looked = True
             if bool((scores.isnan() | scores.isposinf()).any()):
                 model = self._model
-                where = getattr(model.config, "name_or_path", "") or type(model).__name__
-                raise not_finite("the model's predictions are", where, model.dtype)
+                raise not_finite("the model's predictions are", name_of(model), model.dtype)
         return scores
 
 

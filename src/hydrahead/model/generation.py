@@ -20,6 +20,8 @@ from hydrahead.core.seeds import derive_seed
 from hydrahead.model.cache import HydraCache
 from hydrahead.model.finite import FiniteLogits
 from hydrahead.model.loading import load_any_causal_lm, load_tokenizer
+from hydrahead.model.names import embeddings_of, name_of
+from hydrahead.tasks.vocabulary import require_vocabulary
 
 PREFILL_CHUNK_TOKENS = 4096
 """Prompts longer than this are prefilled in pieces of it."""
@@ -74,7 +76,8 @@ def generate_text(
 
     Raises:
         HydraHeadError: the model or its tokenizer cannot be loaded, the prompt is empty or too
-            long, there is no chat template, or the model's predictions are not finite.
+            long, there is no chat template, the tokenizer is another model's, or the model's
+            predictions are not finite.
     """
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
@@ -88,9 +91,10 @@ def generate_text(
         raise HydraHeadError(f"max_new_tokens is {max_new_tokens}", mend="give at least 1")
     ids = encode_prompt(tokenizer, prompt, chat=chat).to(model.device)
     require_room(model, ids.shape[1] + max_new_tokens, allow_long=allow_long)
-    settings: dict[str, Any] = {"do_sample": False}
+    require_vocabulary(int(ids.max()), embeddings_of(model), where=name_of(model))
+    settings: dict[str, Any] = {"num_beams": 1, "do_sample": False}
     if temperature > 0:
-        settings = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     if ids.shape[1] > prefill_chunk_tokens:
         settings["prefill_chunk_size"] = prefill_chunk_tokens
     if model.generation_config is not None and model.generation_config.pad_token_id is None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -35,7 +36,7 @@ from hydrahead.model.families.teacher import (
     open_teacher,
     read_config,
 )
-from hydrahead.model.families.values import read_hybrid_config
+from hydrahead.model.families.values import INVALID, read_hybrid_config
 from hydrahead.model.hub import resolve_model_dir
 from hydrahead.model.modeling import HydraForCausalLM, HydraLayer
 
@@ -114,7 +115,7 @@ def load_any_causal_lm(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+    except (*INVALID, OSError, ImportError, RuntimeError) as error:
         raise HydraHeadError(
             f"transformers cannot load it ({_first_line(error)})",
             where=directory,
@@ -128,6 +129,7 @@ def load_any_causal_lm(
                 where=stored.directory,
                 mend="fetch the checkpoint again",
             )
+    _check_special_ids(result.generation_config, directory)
     return result.to(_device(device)).eval()
 
 
@@ -142,9 +144,10 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
         # transformers would make an empty one of the right class
         raise HydraHeadError("no tokenizer", where=directory, mend=_ADD_TOKENIZER)
     settings: dict[str, Any] = {}
-    if (directory / "config.json").exists() and is_hybrid(config := read_config(directory)):
+    where = directory / "config.json"
+    if where.exists() and is_hybrid(config := read_config(directory)):
         # transformers chooses the tokenizer's class by model_type too: the teacher's holds here
-        hydra = read_hybrid_config(config, where=directory / "config.json")
+        hydra = read_hybrid_config(config, where=where)
         if hydra.teacher_config:
             family: Family = FAMILIES.load(hydra.family)
             settings["config"] = family.normalised(hydra.teacher_config, where=directory)
@@ -152,11 +155,25 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True, **settings
         )
-    except (ValueError, KeyError, OSError, ImportError, TypeError, AttributeError) as error:
+    except (*INVALID, OSError, ImportError) as error:
+        if where.exists() and not settings:
+            _require_config(directory)
         raise HydraHeadError(
             f"no tokenizer that transformers can read ({_first_line(error)})",
             where=directory,
             mend=_ADD_TOKENIZER,
+        ) from error
+
+
+def _require_config(directory: Path) -> None:
+    """Refuse a config.json that transformers cannot read: it is read for a tokenizer too."""
+    try:
+        AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except INVALID as error:
+        raise HydraHeadError(
+            f"not a configuration that transformers can read ({_first_line(error)})",
+            where=directory / "config.json",
+            mend="mend the field, or fetch config.json again",
         ) from error
 
 
@@ -221,7 +238,21 @@ def _finish(model: HydraForCausalLM, directory: Path) -> None:
                 where=directory / "generation_config.json",
                 mend="mend or remove it",
             ) from error
+        _check_special_ids(model.generation_config, directory)
     model.eval()
+
+
+def _check_special_ids(settings: GenerationConfig | None, directory: Path) -> None:
+    """Refuse what transformers takes, and fails at in the middle of a generation."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = getattr(settings, name, None)
+        ids = given if isinstance(given, list) and name == "eos_token_id" else [given]
+        if given is not None and not all(type(token) is int for token in ids):
+            raise HydraHeadError(
+                f"{name} is {given!r}, not a token id",
+                where=directory / "generation_config.json",
+                mend="mend or remove it",
+            )
 
 
 def _dtype(dtype: str | torch.dtype, stored: torch.dtype | None) -> torch.dtype:

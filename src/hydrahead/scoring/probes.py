@@ -17,6 +17,7 @@ from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.seeds import derive_seed
 from hydrahead.plan.geometry import ModelGeometry
 from hydrahead.tasks import Sample, TextCodec, build_task
+from hydrahead.tasks.vocabulary import require_vocabulary
 
 DEFAULT_LENGTH = 4096
 RETRIEVAL_PROBES = (
@@ -138,12 +139,7 @@ def _check(sample: Sample, probe: str, vocab_size: int, paired: bool) -> None:
             mend="use niah_single, niah_multikey or general",
         )
     top = max(*sample.prompt_ids, *sample.answer_ids)
-    if top >= vocab_size:
-        raise HydraHeadError(
-            f"the tokenizer made the id {top}, the model's vocabulary has {vocab_size}",
-            where=f"sub-probe {probe}",
-            mend="use the tokenizer that belongs to the model",
-        )
+    require_vocabulary(top, vocab_size, where=f"sub-probe {probe}")
 
 
 def batches(pairs: Sequence[Pair], batch_size: int) -> list[list[Pair]]:

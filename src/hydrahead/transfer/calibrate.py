@@ -117,7 +117,8 @@ def measure_on_text(model: Path, text: Path) -> HeadSizes:
     teacher = load_model(model)
     length = min(ROW_TOKENS, teacher.config.max_position_embeddings)
     mixture = build_source(text, tokenizer, length=length)
-    packed = PackedBatches(mixture, batch_size=ROWS, length=length)
+    vocab_size = teacher.config.vocab_size
+    packed = PackedBatches(mixture, batch_size=ROWS, length=length, vocab_size=vocab_size)
     return measure_head_sizes(teacher, _first(packed, NUM_BATCHES))
 
 

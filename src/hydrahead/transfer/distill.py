@@ -172,7 +172,11 @@ class _Repair:
         seed = derive_seed(self._config.seed, "data", name)
         mixture = build_source(self._data, self._tokenizer, length=settings.length, seed=seed)
         return PackedBatches(
-            mixture, batch_size=settings.batch_size, length=settings.length, seed=seed
+            mixture,
+            batch_size=settings.batch_size,
+            length=settings.length,
+            seed=seed,
+            vocab_size=self._hybrid.config.vocab_size,
         )
 
     def _calibrate(self, stage: Stage, name: str, settings: TrainConfig) -> None:

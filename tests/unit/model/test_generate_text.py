@@ -1,5 +1,7 @@
 """Text from a prompt: what `hydrahead generate` calls."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def test_every_way_gives_the_same_text(teacher: Path) -> None:
     pieces: list[str] = []
     assert text(teacher, on_text=pieces.append).text == "".join(pieces)
     assert len(pieces) > 1
+
+
+def test_a_checkpoint_that_asks_for_beams_is_streamed_greedily(
+    teacher: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(teacher, tmp_path / "beams")
+    settings = json.loads((other / "generation_config.json").read_text())
+    (other / "generation_config.json").write_text(json.dumps(settings | {"num_beams": 3}))
+    assert text(other, on_text=lambda piece: None).text == text(teacher).text
 
 
 def test_sampling_follows_its_seed_and_leaves_the_global_one(teacher: Path) -> None:

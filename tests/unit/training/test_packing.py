@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrahead.core.errors import HydraHeadError
+from hydrahead.core.errors import HydraHeadError, UnusableInput
 from hydrahead.training.batch import IGNORE
 from hydrahead.training.data.documents import Document, DocumentSource
 from hydrahead.training.data.packing import PackedBatches
@@ -38,6 +38,17 @@ class Numbers(DocumentSource):
 def packed(*parts, batch_size=2, length=8, seed=0):
     mixture = Mixture(parts=tuple(WeightedSource(source=s, weight=w) for s, w in parts), pad_id=PAD)
     return PackedBatches(mixture, batch_size=batch_size, length=length, seed=seed)
+
+
+def test_ids_are_held_against_the_vocabulary():
+    source = Numbers([8], splittable=False)
+    mixture = Mixture(parts=(WeightedSource(source=source, weight=1),), pad_id=10**6)
+    top = max(source.encode(0)[0].ids)
+    batches = PackedBatches(mixture, batch_size=1, length=9, vocab_size=top + 1)
+    assert int(take(batches, 1)[0].input_ids.max()) == top, "padding is no id of its own then"
+    batches = PackedBatches(mixture, batch_size=1, length=9, vocab_size=top)
+    with pytest.raises(UnusableInput, match=f"the id {top}, the model's vocabulary has {top}"):
+        take(batches, 1)
 
 
 def take(batches, count):

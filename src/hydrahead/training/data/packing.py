@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hydrahead.core.errors import HydraHeadError
+from hydrahead.tasks.vocabulary import require_vocabulary
 from hydrahead.training.batch import IGNORE, Batch
 from hydrahead.training.data.documents import Document
 from hydrahead.training.data.sources import Mixture
@@ -60,14 +61,29 @@ class PackedBatches:
         batch_size: Rows.
         length: Tokens per row.
         seed: Order of the records.
+        vocab_size: Embeddings of the model that reads them; None if any id will do.
+
+    Raises:
+        HydraHeadError: Rows that hold nothing to learn, or (when batches are made) an id beyond the
+            vocabulary.
     """
 
-    def __init__(self, mixture: Mixture, *, batch_size: int, length: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        *,
+        batch_size: int,
+        length: int,
+        seed: int = 0,
+        vocab_size: int | None = None,
+    ) -> None:
         if length < 2:
             raise HydraHeadError(f"rows of {length} tokens hold nothing to learn", where="length")
-        self._mixture = mixture
         self._batch_size = batch_size
         self._length = length
+        self._vocab_size = vocab_size
+        unknown_pad = vocab_size is not None and mixture.pad_id >= vocab_size
+        self._pad_id = 0 if unknown_pad else mixture.pad_id  # learns nothing, is read by nobody
         total = sum(part.weight for part in mixture.parts)
         self._shares = [part.weight / total for part in mixture.parts]
         self._served = [0] * len(mixture.parts)
@@ -99,6 +115,7 @@ class PackedBatches:
                 raise HydraHeadError("no row of the data holds anything to learn", mend=mend)
             if barren:
                 continue
+            require_vocabulary(max(max(row.ids) for row in rows), self._vocab_size)
             yield Batch(
                 input_ids=torch.tensor([row.ids for row in rows]),
                 labels=labels,
@@ -109,7 +126,7 @@ class PackedBatches:
         row = _Row(self._length)
         while row.room >= 2 and self._serve(row):
             pass
-        row.pad(self._mixture.pad_id)
+        row.pad(self._pad_id)
         return row
 
     def _serve(self, row: _Row) -> bool:

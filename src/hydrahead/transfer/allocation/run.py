@@ -230,7 +230,11 @@ class _Allocation:
         tokenizer = load_tokenizer(self._source)
         mixture = build_source(self._data, tokenizer, length=config.length, seed=seed)
         batches = PackedBatches(
-            mixture, batch_size=config.batch_size, length=config.length, seed=seed
+            mixture,
+            batch_size=config.batch_size,
+            length=config.length,
+            seed=seed,
+            vocab_size=self._blend.model.config.vocab_size,
         )
         train(
             self._blend.model,
