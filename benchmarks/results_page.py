@@ -224,32 +224,54 @@ def _falcon_sweep(result: Any) -> list[list[str]]:
 
 
 def keyphrases() -> list[str]:
-    """Arms of the keyphrase study, means over seeds, and the tools."""
-    result = load("keyphrases")
-    scores = ("f1@5", "f1@10", "f1@m", "f1@o", "tag_f1")
+    """Arms of the keyphrase study, frozen and fully trained encoder, and the tools."""
+    frozen, full = load("keyphrases"), load("keyphrases_full")
+    tools = [
+        [
+            f"{name}, n = {tool['n']}",
+            "-",
+            *(f"{100 * tool['test'][score]:.1f}" for score in KEYPHRASE_SCORES[:4]),
+            "-",
+            "-",
+        ]
+        for name, tool in frozen["tools"].items()
+    ]
+    header = ["arm", "seeds", *KEYPHRASE_SCORES, "f1@o, context swapped"]
+    parts = ["## Keyphrases of long documents"]
+    parts += ["", "F1 in percent, means over seeds (range for F1@O). `shuffled` arms train and are"]
+    parts += ["tested with the words of other documents; the last column swaps them at test only."]
+    for result, more in ((frozen, tools), (full, [])):
+        parts += [
+            "",
+            f"Encoder {result['mode']}: {result['encoder']}; {result['hardware']}, commit "
+            f"{result['git_commit'][:12]}, {result['epochs']} epochs, n = {result['n']} test "
+            f"documents. {result.get('note', '')}",
+            "",
+            *table(header, _keyphrase_rows(result["runs"]) + more),
+        ]
+    speed = frozen["seconds_per_10k_words"]
+    given = [f"{arm} {value:.1f}" for arm, value in speed.items() if isinstance(value, float)]
+    parts += ["", f"Seconds per 10K words ({speed['note']}): {', '.join(given)}."]
+    parts += ["", "Encoder frozen, words lent from half the file away:", ""]
+    return parts + table(header, _keyphrase_rows(frozen["far_runs"]))
+
+
+KEYPHRASE_SCORES = ("f1@5", "f1@10", "f1@m", "f1@o", "tag_f1")
+
+
+def _keyphrase_rows(all_runs: list[Any]) -> list[list[str]]:
     rows = []
-    for arm in dict.fromkeys(run["arm"] for run in result["runs"]):
-        runs = [run for run in result["runs"] if run["arm"] == arm]
+    for arm in dict.fromkeys(run["arm"] for run in all_runs):
+        runs = [run for run in all_runs if run["arm"] == arm]
         cells = []
-        for name in scores:
+        for name in KEYPHRASE_SCORES:
             found = [100 * run["test"][name] for run in runs]
             spread = f" ({min(found):.1f} - {max(found):.1f})" if name == "f1@o" else ""
             cells.append(f"{sum(found) / len(found):.1f}{spread}")
-        speed = next((run["seconds_per_10k_words"] for run in runs if run["seed"] == 0), None)
-        rows.append([arm, str(len(runs)), *cells, "-" if speed is None else f"{speed:.1f}"])
-    for name, tool in result["tools"].items():
-        cells = [f"{100 * tool['test'][score]:.1f}" for score in scores[:4]]
-        label = f"{name}, n = {tool['n']}"
-        rows.append([label, "-", *cells, "-", f"{tool['seconds_per_10k_words']:.1f}"])
-    return [
-        "## Keyphrases of long documents",
-        "",
-        f"{result['encoder']}, {result['mode']}; {result['hardware']}, commit "
-        f"{result['git_commit'][:12]}, n = {result['n']} test documents; F1 in percent, means over "
-        "seeds (range for F1@O). Seconds were taken on a machine that others used too.",
-        "",
-        *table(["arm", "seeds", *scores, "s per 10K words"], rows),
-    ]
+        swapped = [100 * run["swapped"]["f1@o"] for run in runs if "swapped" in run]
+        last = f"{sum(swapped) / len(swapped):.1f}" if swapped else "-"
+        rows.append([arm, str(len(runs)), *cells, last])
+    return rows
 
 
 def page() -> str:
