@@ -62,7 +62,9 @@ def make_cases(root):
 def repair(root, out, *, hybrid="half", progress=None, **changes):
     """A short `distill`; `changes` are its arguments, or fields of its configuration."""
     fields = {key: changes.pop(key) for key in list(changes) if key in DistillConfig.model_fields}
-    config = DistillConfig(**{"train": TRAIN, **fields})
+    stages = changes.get("stages", ("align", "distill"))
+    train = {name: changed for name, changed in TRAIN.items() if name in stages}
+    config = DistillConfig(**{"train": train, **fields})
     arguments = {"teacher": root / "teacher", "data": root / "text.txt"} | changes
     return distill(
         root / hybrid,
