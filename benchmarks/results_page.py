@@ -256,6 +256,43 @@ def keyphrases() -> list[str]:
     return parts + table(header, _keyphrase_rows(frozen["far_runs"]))
 
 
+def keyphrase_cost() -> list[str]:
+    """What an expanded tagger adds to a forward pass, and the memory of a very long document."""
+    result = load("keyphrases_cost")
+    parts = [
+        "## What attention expansion costs",
+        "",
+        f"{result['hardware']}, commit {result['git_commit'][:12]}, `{result['command']}`; least "
+        f"of {result['n']} repeats over batches of real documents. In percent of the plain "
+        "tagger's forward pass; the second figure also counts the words around the windows.",
+    ]
+    for name, found in result["overhead"].items():
+        rows = [
+            [
+                arm,
+                str(cost["width"]),
+                f"{100 * cost['added_share']:.2f}",
+                f"{100 * cost['forward']:.1f}",
+                f"{100 * cost['with context']:.1f}",
+            ]
+            for arm, cost in found["arms"].items()
+        ]
+        title = f"{name}, {found['windows_per_batch']} windows of {found['window_tokens']} tokens, "
+        title += f"{found['distinct_words_median']:.0f} distinct words (median):"
+        header = ["arm", "width", "parameters, %", "forward, %", "with context, %"]
+        parts += ["", title, "", *table(header, rows)]
+    rows = [
+        [
+            f"{row['words']:,}",
+            *(f"{row[key]:.0f}" for key in ("peak_mib_of_a_short_text", "peak_mib")),
+            f"{row['cpu_seconds_per_10k_words']:.1f}",
+        ]
+        for row in result["memory"]
+    ]
+    header = ["words", "peak after a short text, MiB", "peak, MiB", "CPU seconds per 10K words"]
+    return [*parts, "", "Tagging one document in a fresh process:", "", *table(header, rows)]
+
+
 KEYPHRASE_SCORES = ("f1@5", "f1@10", "f1@m", "f1@o", "tag_f1")
 
 
@@ -283,7 +320,7 @@ def page() -> str:
         "hold command, commit, hardware and n.",
     ]
     parts = [head, kernels(), long_context(), small_teacher(), qk_restore(), falcon_h1()]
-    parts.append(keyphrases())
+    parts += [keyphrases(), keyphrase_cost()]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
