@@ -2,8 +2,9 @@
 
     python benchmarks/qk_restore/summarise.py RESULTS.json docs/results/qk_restore.json
 
-A standard error is over seeds (sample standard deviation / sqrt(seeds)); with one seed it is the
-binomial one of its samples, and says so in `num_seeds`.
+A standard error is over seeds (sample standard deviation / sqrt(seeds)); with one seed it is
+written as 0, and `num_seeds` says why. `compared` holds differences, taken seed by seed before they
+are averaged: the arms of a seed share questions, so these have smaller errors.
 """
 
 import json
@@ -31,11 +32,13 @@ def main(source: Path, target: Path) -> None:
     short = {key: results[key] for key in ("command", "commit", "hardware", "seconds", "linear")}
     # Where things lay on the machine tells nobody anything.
     short["command"] = re.sub(r"(?<= )/\S+", "DIR", short["command"])
-    short |= {"settings": results["settings"], "notes": results["notes"], "rate": rate}
+    short |= {key: results[key] for key in ("settings", "base_training", "notes")}
+    short["rate"] = rate
     short["far"] = far_of(results["settings"]["distances"])
     short["cut"] = [arm["arm"]["name"] for arm in arms if not complete(arm)]
     short["failed"] = results["failed"]
     short["groups"] = {name: group_summary(found) for name, found in groups.items()}
+    short["compared"] = compared(groups)
     short["rates"] = [
         {
             "lr": arm["arm"]["lr"],
@@ -47,6 +50,48 @@ def main(source: Path, target: Path) -> None:
         if arm["arm"]["kind"] == "chain" and not arm["arm"]["frozen"] and arm["arm"]["seed"] == 0
     ]
     target.write_text(json.dumps(short, indent=1) + "\n")
+
+
+COMPARED = {
+    "restored (qk) - after": (("chain", "qk"), ("chain", "after")),
+    "frozen - not frozen": (("chain frozen", "after"), ("chain", "after")),
+    "frozen - restored (qk)": (("chain frozen", "after"), ("chain", "qk")),
+    "qk - q": (("chain", "qk"), ("chain", "q")),
+    "qk - k": (("chain", "qk"), ("chain", "k")),
+    "q - k": (("chain", "q"), ("chain", "k")),
+    "k - v": (("chain", "k"), ("chain", "v")),
+    "v - after": (("chain", "v"), ("chain", "after")),
+    "linear qk - after": (("chain", "linear qk"), ("chain", "after")),
+    "all qk - qk": (("chain", "all qk"), ("chain", "qk")),
+    "chain - sums, after": (("chain", "after"), ("sums", "after")),
+    "chain - text, after": (("chain", "after"), ("text", "after")),
+}
+"""Name -> (fine-tuned on, row) of both sides."""
+
+
+def compared(groups: dict[str, list[Any]]) -> dict[str, Any]:
+    """Every difference of `COMPARED` over the seeds that both sides have."""
+    found: dict[str, Any] = {}
+    for name, (left, right) in COMPARED.items():
+        sides = [
+            {arm["arm"]["seed"]: numbers(row_of(arm, row)) for arm in groups.get(kind, [])}
+            for kind, row in (left, right)
+        ]
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        if seeds:
+            found[name] = over_seeds(
+                [
+                    {key: sides[0][seed][key] - sides[1][seed][key] for key in sides[0][seed]}
+                    for seed in seeds
+                ]
+            )
+    return found
+
+
+def row_of(arm: Any, row: str) -> Measured:
+    """One row's measurements at the end of an arm."""
+    last = arm["snapshots"][-1]
+    return last["after"] if row == "after" else last["restored"][row]
 
 
 def complete(arm: Any) -> bool:
@@ -91,6 +136,14 @@ def group_summary(arms: Sequence[Any]) -> dict[str, Any]:
         "seeds": [arm["arm"]["seed"] for arm in arms],
         "num_seeds": len(arms),
         "rows": rows,
+        "course": [
+            {
+                "step": same[0]["step"],
+                "after": over_seeds([numbers(entry["after"]) for entry in same]),
+                "qk": over_seeds([numbers(entry["restored"]["qk"]) for entry in same]),
+            }
+            for same in zip(*(arm["snapshots"] for arm in arms), strict=True)
+        ],
         "final_loss": mean_and_error([final_loss(arm) for arm in arms]),
         "drift": over_seeds([entry["drift"] for entry in last]),
         "gradient_width": {
