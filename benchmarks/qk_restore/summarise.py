@@ -39,23 +39,22 @@ def main(source: Path, target: Path) -> None:
     short["failed"] = results["failed"]
     short["groups"] = {name: group_summary(found) for name, found in groups.items()}
     short["compared"] = compared(groups)
-    short["rates"] = [
-        {
-            "lr": arm["arm"]["lr"],
-            "steps": [entry["step"] for entry in arm["snapshots"]],
-            "after": [numbers(entry["after"]) for entry in arm["snapshots"]],
-            "restored": [numbers(entry["restored"]["qk"]) for entry in arm["snapshots"]],
-        }
+    # The pilot's other rates: one seed, so no error can be told.
+    short["other_rates"] = {
+        f"{arm['arm']['lr']:g}": group_summary([arm])
         for arm in sorted(arms, key=lambda arm: arm["arm"]["lr"])
-        if arm["arm"]["kind"] == "chain" and not arm["arm"]["frozen"] and arm["arm"]["seed"] == 0
-    ]
+        if arm["arm"]["lr"] != rate and complete(arm)
+    }
     target.write_text(json.dumps(short, indent=1) + "\n")
 
 
 COMPARED = {
     "restored (qk) - after": (("chain", "qk"), ("chain", "after")),
     "frozen - not frozen": (("chain frozen", "after"), ("chain", "after")),
+    "frozen - not frozen, first snapshot": (("chain frozen", "first"), ("chain", "first")),
     "frozen - restored (qk)": (("chain frozen", "after"), ("chain", "qk")),
+    "frozen - restored (k)": (("chain frozen", "after"), ("chain", "k")),
+    "pro 1 - qk": (("chain", "pro 1"), ("chain", "qk")),
     "qk - q": (("chain", "qk"), ("chain", "q")),
     "qk - k": (("chain", "qk"), ("chain", "k")),
     "q - k": (("chain", "q"), ("chain", "k")),
@@ -66,7 +65,7 @@ COMPARED = {
     "chain - sums, after": (("chain", "after"), ("sums", "after")),
     "chain - text, after": (("chain", "after"), ("text", "after")),
 }
-"""Name -> (fine-tuned on, row) of both sides."""
+"""Name -> (fine-tuned on, row) of both sides; all at the end but `first`, the first snapshot."""
 
 
 def compared(groups: dict[str, list[Any]]) -> dict[str, Any]:
@@ -89,7 +88,9 @@ def compared(groups: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def row_of(arm: Any, row: str) -> Measured:
-    """One row's measurements at the end of an arm."""
+    """One row's measurements."""
+    if row == "first":
+        return arm["snapshots"][0]["after"]
     last = arm["snapshots"][-1]
     return last["after"] if row == "after" else last["restored"][row]
 
