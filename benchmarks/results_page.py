@@ -122,40 +122,63 @@ def small_teacher() -> list[str]:
 def qk_restore() -> list[str]:
     """Recall and task accuracy before and after fine-tuning, and after every restoration."""
     result = load("qk_restore")
+    settings = result["settings"]
     columns = list(result["groups"]["chain"]["rows"]["before"])
     parts = [
         "## QK-Restore on a small hybrid",
         "",
         f"{result['hardware']}, commit {str(result['commit'])[:12]}, `{result['command']}`; "
-        f"learning rate {result['rate']:g}, {result['settings']['snapshots'][-1]} steps, prompts "
-        f"of {result['settings']['recall_length']} tokens, n = {result['settings']['samples']} per "
-        "task, distance and seed. In percent, mean over seeds (standard error over seeds). near: "
-        f"{_distances(result, far=False)} tokens back, far: {_distances(result, far=True)}.",
+        f"learning rate {result['rate']:g}, {settings['snapshots'][-1]} steps of "
+        f"{settings['batch_size'] * settings['row_tokens']} tokens, chains of "
+        f"{settings['steps_per_problem']} steps with values up to {settings['highest']}; recall in "
+        f"prompts of {settings['recall_length']} tokens, n = {settings['samples']} per task, "
+        f"distance and seed; n = {settings['problems']} problems per task and seed. In percent, "
+        "mean over seeds (standard error over seeds). near: "
+        f"{_distances(result, far=False)} tokens back, far: {_distances(result, far=True)}. "
+        "chain: solved whole; chain steps: right, given the right ones before; sums: of one step.",
     ]
     for name, group in result["groups"].items():
-        rows = [
-            [row, *(_percent(values[column]) for column in columns)]
-            for row, values in group["rows"].items()
-        ]
         parts += ["", f"Fine-tuned on: {name} ({group['num_seeds']} seeds)", ""]
-        parts += table(["", *columns], rows)
-        widths = ", ".join(
-            f"{key} {value[0]:.0f} ({value[1]:.1f})"
-            for key, value in group["gradient_width"].items()
-        )
-        looks = ", ".join(
-            f"{key} {value[0]:.1f} ({value[1]:.1f})"
-            for key, value in group["attention_distance"].items()
-        )
-        moved = ", ".join(f"{key} {100 * value[0]:.1f} %" for key, value in group["drift"].items())
-        parts += [
-            "",
-            f"Width of the attention gradient on chains, tokens: {widths}. Mean attention",
-        ]
-        loss = "{:.4f} ({:.4f})".format(*group["final_loss"])
-        parts += [f"distance there: {looks}. Relative change of weights: {moved}. Training loss"]
-        parts += [f"at the end: {loss}."]
+        parts += _qk_rows(columns, group, group["course"][:-1])
+        parts += ["", _qk_notes(group)]
+    parts += ["", "Differences between rows, seed by seed:", ""]
+    parts += table(["", *columns], _cells(columns, result["compared"]))
+    for rate, group in result["other_rates"].items():
+        parts += ["", f"Fine-tuned on: chain, learning rate {rate} (one seed, no error told)", ""]
+        parts += _qk_rows(columns, group, group["course"][:-1])
+        parts += ["", _qk_notes(group)]
     return parts
+
+
+def _qk_rows(columns: list[str], group: Any, earlier: list[Any]) -> list[str]:
+    """Every row at the end, behind what was measured on the way there."""
+    rows = {"before": group["rows"]["before"]}
+    for entry in earlier:
+        rows[f"step {entry['step']}, after"] = entry["after"]
+        rows[f"step {entry['step']}, qk"] = entry["qk"]
+    return table(["", *columns], _cells(columns, rows | group["rows"]))
+
+
+def _cells(columns: list[str], rows: Any) -> list[list[str]]:
+    return [
+        [name, *(_percent(values[column]) for column in columns)] for name, values in rows.items()
+    ]
+
+
+def _qk_notes(group: Any) -> str:
+    """Widths, distances, drift and loss of one kind of fine-tuning."""
+
+    def told(values: Any, form: str) -> str:
+        return ", ".join(f"{name} {form.format(*value)}" for name, value in values.items())
+
+    moved = {name: [100 * value[0]] for name, value in group["drift"].items()}
+    return (
+        f"Width of the attention gradient on chains, tokens: "
+        f"{told(group['gradient_width'], '{:.0f} ({:.1f})')}. Mean attention distance there: "
+        f"{told(group['attention_distance'], '{:.1f} ({:.1f})')}. Relative change of weights: "
+        f"{told(moved, '{:.1f} %')}. Training loss at the end: "
+        f"{'{:.4f} ({:.4f})'.format(*group['final_loss'])}."
+    )
 
 
 def _distances(result: Any, *, far: bool) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chains import arithmetic_rows, problems, text_rows
-from measure import attention_profile, exact, recall_pairs
+from chains import Sums, arithmetic_rows, problems, text_rows
+from measure import Pairs, attention_profile, exact, recall_pairs, right_lines, right_tokens
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -71,6 +71,8 @@ class Arm(BaseModel):
     batch_size: int
     row_tokens: int
     steps_per_problem: int
+    highest: int
+    """Values of the arithmetic are 0 ... highest."""
     recall_length: int
     distances: tuple[int, ...]
     samples: int
@@ -124,6 +126,7 @@ class _Bench:
         self.text = _text_tokens(tokenizer) if arm.kind == "text" else []
         names = dict(self.model.named_parameters())
         self.units = plan_units(self.model.config.head_plan, names)
+        self.hardness = Sums(arm.steps_per_problem, arm.highest)
         self.questions = {
             (task, distance): recall_pairs(
                 self.codec,
@@ -141,25 +144,34 @@ class _Bench:
                 self.codec,
                 count=arm.problems,
                 seed=2_000_003 + arm.seed,
-                steps=arm.steps_per_problem,
+                sums=self.hardness,
                 kind=kind,
             )
             for kind in ("chain", "sums")
         }
 
     def measure(self) -> dict[str, Any]:
-        """Recall by task and distance, and both task accuracies: means over the samples."""
+        """Recall by task and distance, and the tasks' accuracies: means over the samples."""
         size = self.arm.eval_batch
         recall: dict[str, dict[str, float]] = {}
         for (task, distance), pairs in self.questions.items():
             recall.setdefault(task, {})[str(distance)] = _mean(
                 exact(self.model, pairs, batch_size=size)
             )
-        task = {
-            kind: _mean(exact(self.model, pairs, batch_size=8 * size))
-            for kind, pairs in self.sums.items()
-        }
-        return {"recall": recall, "task": task}
+        solved: dict[str, float] = {}
+        for kind, pairs in self.sums.items():
+            tokens = right_tokens(self.model, pairs, batch_size=8 * size)
+            solved[kind] = _mean([float(all(right)) for right in tokens])
+            if kind == "chain":
+                solved["chain steps"] = _mean(self._steps_right(tokens, pairs))
+        return {"recall": recall, "task": solved}
+
+    def _steps_right(self, tokens: Sequence[Sequence[bool]], pairs: Pairs) -> list[float]:
+        """Of every step of every chain, given the right ones before it; not of the answer."""
+        both = zip(tokens, pairs, strict=True)
+        (newline,) = self.codec.encode("\n")
+        lines = [right_lines(right, pair[1], newline) for right, pair in both]
+        return [float(right) for line in lines for right in line[:-1]]
 
     def profile(self) -> dict[str, Any]:
         """Attention and gradients by distance on held-out chain rows."""
@@ -170,7 +182,7 @@ class _Bench:
             length=min(512, self.arm.recall_length),
             seed=3_000_003 + self.arm.seed,
             batch=0,
-            steps=self.arm.steps_per_problem,
+            sums=self.hardness,
         )
         device = self.arm.device
         return attention_profile(self.model, ids.to(device), labels.to(device), bins=BINS)
@@ -224,7 +236,7 @@ class _Bench:
             length=arm.row_tokens,
             seed=arm.seed,
             batch=step,
-            steps=arm.steps_per_problem,
+            sums=self.hardness,
         )
 
     def _patches(self, name: str, pre: State, post: State) -> Any:

@@ -19,12 +19,23 @@ from hydrahead.tasks.table import build_task
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
-@torch.no_grad()
 def exact(model: Any, pairs: Pairs, *, batch_size: int) -> list[float]:
-    """Whether greedy decoding of each prompt gives its whole answer."""
+    """Whether greedy decoding of each prompt gives its whole answer: 1 or 0."""
+    return [float(all(right)) for right in right_tokens(model, pairs, batch_size=batch_size)]
+
+
+def right_lines(right: Sequence[bool], answer: Sequence[int], newline: int) -> list[bool]:
+    """Whether every token of a line is right, line by line; each line begins with its newline."""
+    starts = [i for i, token in enumerate(answer) if token == newline]
+    return [all(right[a:b]) for a, b in itertools.pairwise([*starts, len(answer)])]
+
+
+@torch.no_grad()
+def right_tokens(model: Any, pairs: Pairs, *, batch_size: int) -> list[list[bool]]:
+    """Token by token of each answer: the model's first choice, given the right ones before it?"""
     device = model.lm_head.weight.device
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-    scores = [0.0] * len(pairs)
+    found: list[list[bool]] = [[] for _ in pairs]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         width = max(len(pairs[i][0]) + len(pairs[i][1]) - 1 for i in batch)
@@ -35,9 +46,9 @@ def exact(model: Any, pairs: Pairs, *, batch_size: int) -> list[float]:
         hidden = model.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
         for row, i in enumerate(batch):
             first, count = len(pairs[i][0]) - 1, len(pairs[i][1])
-            said = model.lm_head(hidden[row, first : first + count]).argmax(-1)
-            scores[i] = float(said.tolist() == list(pairs[i][1]))
-    return scores
+            said = model.lm_head(hidden[row, first : first + count]).argmax(-1).tolist()
+            found[i] = [one == other for one, other in zip(said, pairs[i][1], strict=True)]
+    return found
 
 
 def recall_pairs(

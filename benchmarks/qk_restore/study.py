@@ -1,11 +1,12 @@
 """The study of QK-Restore on a small hybrid: collapse by fine-tuning, and what brings recall back.
 
     python benchmarks/qk_restore/study.py --out DIR [--device cuda] [--workers 12] [--minutes 8]
-    python benchmarks/qk_restore/study.py --out DIR --small [--base DIR]
+    python benchmarks/qk_restore/study.py --out DIR --small --workers 1
     python benchmarks/qk_restore/study.py --out DIR --dry-run
 
 1. Per seed a base: the bundled small teacher, full_fraction 0.25 by its bundled scores, the rest
    lightning heads (the linear attention of the paper's HypeNet), distilled at up to 1024 tokens.
+   With --small one base for all seeds, distilled at 512 tokens.
 2. Pilot on seed 0: chain fine-tuning at several learning rates, measured along the way. The main
    rate is the smallest at which recall of 4 keys far away ends below half of the base's and half
    of the chains are solved (where no rate does both, the collapsed one which solves most).
@@ -33,6 +34,7 @@ TEACHER = Path(str(files("hydrahead.assets"))) / "small_teacher"
 SCORES = Path(str(files("hydrahead.assets"))) / "small_teacher_scores"
 SEEDS = (0, 1, 2)
 RATES = (3e-4, 6e-4)
+SMALL_RATES = (6e-4, 1e-3)
 FAR = 512
 """Tokens between needle and answer from which a needle is far."""
 FAR_TASK = "niah_multikey:keys=4"
@@ -42,6 +44,7 @@ FULL: dict[str, Any] = {
     "row_tokens": 256,
     "snapshots": (100, 500),
     "steps_per_problem": 4,
+    "highest": 99,
     "recall_length": 1024,
     "distances": (96, 256, 512, 896),
     "samples": 40,
@@ -51,12 +54,13 @@ FULL: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "batch_size": 8,
     "row_tokens": 128,
-    "snapshots": (40, 120),
-    "steps_per_problem": 5,
+    "snapshots": (80, 200),
+    "steps_per_problem": 3,
+    "highest": 9,
     "recall_length": 512,
     "distances": (96, 448),
-    "samples": 24,
-    "problems": 48,
+    "samples": 32,
+    "problems": 96,
     "eval_batch": 8,
 }
 DRY: dict[str, Any] = {
@@ -64,6 +68,7 @@ DRY: dict[str, Any] = {
     "row_tokens": 64,
     "snapshots": (1, 2),
     "steps_per_problem": 4,
+    "highest": 99,
     "recall_length": 192,
     "distances": (64, 128),
     "samples": 2,
@@ -74,13 +79,17 @@ FULL_BASE = {
     "align": {"steps": 80, "batch_size": 32, "length": 512, "lr": 3e-3, "warmup_steps": 10},
     "distill": {"steps": 200, "batch_size": 16, "length": 1024, "lr": 1e-3, "warmup_steps": 20},
 }
+SMALL_BASE = {
+    "align": {"steps": 60, "batch_size": 4, "length": 256, "lr": 3e-3, "warmup_steps": 6},
+    "distill": {"steps": 150, "batch_size": 4, "length": 512, "lr": 1e-3, "warmup_steps": 15},
+}
 DRY_BASE = {
     "align": {"steps": 1, "batch_size": 2, "length": 96, "lr": 3e-3, "warmup_steps": 1},
     "distill": {"steps": 1, "batch_size": 2, "length": 96, "lr": 1e-3, "warmup_steps": 1},
 }
 
 
-def make_base(out: str, seed: int, device: str, dry: bool, linear: str) -> None:
+def make_base(out: str, seed: int, device: str, train: Any, linear: str) -> None:
     """The base hybrid of one seed, at `out`/base."""
     from hydrahead import HeadScores, convert, distill, make_plan
     from hydrahead.core.progress import Progress
@@ -89,7 +98,6 @@ def make_base(out: str, seed: int, device: str, dry: bool, linear: str) -> None:
     where = Path(out)
     planned = make_plan(HeadScores.load(SCORES), full_fraction=0.25, linear=linear)
     convert(TEACHER, planned.plan, where / "converted", seed=seed)
-    train: Any = DRY_BASE if dry else FULL_BASE
     distill(
         where / "converted",
         teacher=TEACHER,
@@ -132,6 +140,9 @@ class Study:
         self.out.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         self.settings = DRY if options.dry_run else SMALL if options.small else FULL
+        self.base_training = (
+            DRY_BASE if options.dry_run else SMALL_BASE if options.small else FULL_BASE
+        )
         self.seeds = SEEDS[:1] if options.dry_run else SEEDS[: options.seeds]
         self.notes: dict[str, Any] = {}
         self.failed: list[str] = []
@@ -145,7 +156,7 @@ class Study:
         return 60 * self.options.minutes - self.seconds()
 
     def bases(self) -> None:
-        """All seeds at once."""
+        """One per seed, all at once; one for all seeds where that is what time allows."""
         if self.options.base:
             self.notes["base"] = "given"
             return
@@ -157,19 +168,23 @@ class Study:
                     str(self.work / f"seed-{seed}"),
                     seed,
                     self.options.device,
-                    self.options.dry_run,
+                    self.base_training,
                     self.options.linear,
                 ),
             )
-            for seed in self.seeds
+            for seed in sorted({self.base_seed(seed) for seed in self.seeds})
         ]
         self._run(jobs)
-        self.notes["base_seconds"] = round(self.seconds(), 1)
+        self.notes["base"] = f"{len(jobs)} for {len(self.seeds)} seeds"
+
+    def base_seed(self, seed: int) -> int:
+        """The seed of the base that an arm of this seed starts from."""
+        return SEEDS[0] if self.options.small else seed
 
     def job(self, seed: int, kind: str, lr: float, *, frozen: bool = False) -> dict[str, Any]:
         """One arm's settings."""
         name = f"{kind}{'-frozen' if frozen else ''} lr {lr:g} seed {seed}"
-        base = self.options.base or str(self.work / f"seed-{seed}" / "base")
+        base = self.options.base or str(self.work / f"seed-{self.base_seed(seed)}" / "base")
         return {
             **self.settings,
             "name": name,
@@ -230,7 +245,7 @@ class Study:
             "seconds": round(self.seconds(), 1),
             "linear": self.options.linear,
             "settings": self.settings,
-            "base_training": DRY_BASE if self.options.dry_run else FULL_BASE,
+            "base_training": self.base_training,
             "notes": self.notes,
             "failed": self.failed,
             "arms": arms,
@@ -245,8 +260,8 @@ class Study:
         collapsed: list[tuple[float, float]] = []
         for rate in rates:
             path = self.report_file(self.job(0, "chain", rate)["name"])
-            result = json.loads(path.read_text()) if path.exists() else {"snapshots": []}
-            if not result["snapshots"]:
+            result: Any = json.loads(path.read_text()) if path.exists() else {}
+            if not result.get("snapshots"):
                 continue
             before = far_recall(result["before"]["recall"][FAR_TASK])
             last = result["snapshots"][-1]["after"]
@@ -286,7 +301,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--linear", default="lightning")
     parser.add_argument("--base", help="a base hybrid for all seeds, instead of making one each")
-    parser.add_argument("--rates", default=",".join(f"{rate:g}" for rate in RATES))
+    parser.add_argument("--rates", help="of the pilot, with commas between")
     parser.add_argument("--small", action="store_true", help="what a CPU can do in an hour")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
@@ -296,7 +311,8 @@ def main() -> None:
 
     options.commit = git_commit()
     options.hardware = hardware(options.device)
-    rates = [float(rate) for rate in options.rates.split(",")]
+    usual = SMALL_RATES if options.small else RATES
+    rates = [float(rate) for rate in options.rates.split(",")] if options.rates else usual
     study = Study(options)
     study.bases()
     pilot = [study.job(0, "chain", rate) for rate in rates]

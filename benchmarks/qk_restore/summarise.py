@@ -2,8 +2,9 @@
 
     python benchmarks/qk_restore/summarise.py RESULTS.json docs/results/qk_restore.json
 
-A standard error is over seeds (sample standard deviation / sqrt(seeds)); with one seed it is the
-binomial one of its samples, and says so in `num_seeds`.
+A standard error is over seeds (sample standard deviation / sqrt(seeds)); with one seed it is
+written as 0, and `num_seeds` says why. `compared` holds differences, taken seed by seed before they
+are averaged: the arms of a seed share questions, so these have smaller errors.
 """
 
 import json
@@ -31,22 +32,67 @@ def main(source: Path, target: Path) -> None:
     short = {key: results[key] for key in ("command", "commit", "hardware", "seconds", "linear")}
     # Where things lay on the machine tells nobody anything.
     short["command"] = re.sub(r"(?<= )/\S+", "DIR", short["command"])
-    short |= {"settings": results["settings"], "notes": results["notes"], "rate": rate}
+    short |= {key: results[key] for key in ("settings", "base_training", "notes")}
+    short["rate"] = rate
     short["far"] = far_of(results["settings"]["distances"])
     short["cut"] = [arm["arm"]["name"] for arm in arms if not complete(arm)]
     short["failed"] = results["failed"]
     short["groups"] = {name: group_summary(found) for name, found in groups.items()}
-    short["rates"] = [
-        {
-            "lr": arm["arm"]["lr"],
-            "steps": [entry["step"] for entry in arm["snapshots"]],
-            "after": [numbers(entry["after"]) for entry in arm["snapshots"]],
-            "restored": [numbers(entry["restored"]["qk"]) for entry in arm["snapshots"]],
-        }
+    short["compared"] = compared(groups)
+    # The pilot's other rates: one seed, so no error can be told.
+    short["other_rates"] = {
+        f"{arm['arm']['lr']:g}": group_summary([arm])
         for arm in sorted(arms, key=lambda arm: arm["arm"]["lr"])
-        if arm["arm"]["kind"] == "chain" and not arm["arm"]["frozen"] and arm["arm"]["seed"] == 0
-    ]
+        if arm["arm"]["lr"] != rate and complete(arm)
+    }
     target.write_text(json.dumps(short, indent=1) + "\n")
+
+
+COMPARED = {
+    "restored (qk) - after": (("chain", "qk"), ("chain", "after")),
+    "frozen - not frozen": (("chain frozen", "after"), ("chain", "after")),
+    "frozen - not frozen, first snapshot": (("chain frozen", "first"), ("chain", "first")),
+    "frozen - restored (qk)": (("chain frozen", "after"), ("chain", "qk")),
+    "frozen - restored (k)": (("chain frozen", "after"), ("chain", "k")),
+    "pro 1 - qk": (("chain", "pro 1"), ("chain", "qk")),
+    "qk - q": (("chain", "qk"), ("chain", "q")),
+    "qk - k": (("chain", "qk"), ("chain", "k")),
+    "q - k": (("chain", "q"), ("chain", "k")),
+    "k - v": (("chain", "k"), ("chain", "v")),
+    "v - after": (("chain", "v"), ("chain", "after")),
+    "linear qk - after": (("chain", "linear qk"), ("chain", "after")),
+    "all qk - qk": (("chain", "all qk"), ("chain", "qk")),
+    "chain - sums, after": (("chain", "after"), ("sums", "after")),
+    "chain - text, after": (("chain", "after"), ("text", "after")),
+}
+"""Name -> (fine-tuned on, row) of both sides; all at the end but `first`, the first snapshot."""
+
+
+def compared(groups: dict[str, list[Any]]) -> dict[str, Any]:
+    """Every difference of `COMPARED` over the seeds that both sides have."""
+    found: dict[str, Any] = {}
+    for name, (left, right) in COMPARED.items():
+        sides = [
+            {arm["arm"]["seed"]: numbers(row_of(arm, row)) for arm in groups.get(kind, [])}
+            for kind, row in (left, right)
+        ]
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        if seeds:
+            found[name] = over_seeds(
+                [
+                    {key: sides[0][seed][key] - sides[1][seed][key] for key in sides[0][seed]}
+                    for seed in seeds
+                ]
+            )
+    return found
+
+
+def row_of(arm: Any, row: str) -> Measured:
+    """One row's measurements."""
+    if row == "first":
+        return arm["snapshots"][0]["after"]
+    last = arm["snapshots"][-1]
+    return last["after"] if row == "after" else last["restored"][row]
 
 
 def complete(arm: Any) -> bool:
@@ -91,6 +137,14 @@ def group_summary(arms: Sequence[Any]) -> dict[str, Any]:
         "seeds": [arm["arm"]["seed"] for arm in arms],
         "num_seeds": len(arms),
         "rows": rows,
+        "course": [
+            {
+                "step": same[0]["step"],
+                "after": over_seeds([numbers(entry["after"]) for entry in same]),
+                "qk": over_seeds([numbers(entry["restored"]["qk"]) for entry in same]),
+            }
+            for same in zip(*(arm["snapshots"] for arm in arms), strict=True)
+        ],
         "final_loss": mean_and_error([final_loss(arm) for arm in arms]),
         "drift": over_seeds([entry["drift"] for entry in last]),
         "gradient_width": {
