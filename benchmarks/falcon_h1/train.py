@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,20 @@ from hydrahead.recipes.demo import SMALL_TEACHER
 from hydrahead.scoring.run import score_heads
 from hydrahead.training.batch import IGNORE, Batch
 from hydrahead.training.config import TrainConfig
+from hydrahead.training.data.builtin import builtin_texts
 from hydrahead.training.optimiser import MasterAdamW
 from hydrahead.transfer.convert import convert
 
 FRACTIONS = ((0.125, "score"), (0.25, "score"), (0.0, "score"), (0.5, "score"),
              (0.25, "random"), (1.0, "score"))  # fmt: skip
 """full_fraction and what chooses the heads, the most telling first: time may run out."""
-TEACHER_FRACTIONS = ((0.25, "score"), (0.0, "score"), (0.125, "score"), (0.25, "random"),
-                     (0.5, "score"), (1.0, "score"))  # fmt: skip
+_TELLING = ((0.25, "score"), (0.0, "score"), (0.125, "score"), (0.25, "random"), (0.5, "score"))
+TEACHER_FRACTIONS = {
+    "attention": (*_TELLING, (1.0, "score")),
+    "parallel": _TELLING,
+    "gated_delta": _TELLING[:2],
+}
+"""The same for the CPU size, by arm. 1.0 is the teacher itself, repaired like the others."""
 
 
 PROBES = {"retrieval": ("niah_single", "niah_multikey:keys=4", "mqar")}
@@ -225,7 +232,7 @@ class Run:
             self.result["tested"] = self.test(teacher, self.extent.eval_lengths)
             self.save()
         scores = self._score(teacher)
-        for fraction, chosen in TEACHER_FRACTIONS:
+        for fraction, chosen in TEACHER_FRACTIONS[self.arm]:
             made = [(row["full_fraction"], row["chosen_by"]) for row in self.result["sweep"]]
             if (fraction, chosen) not in made:
                 self.result["sweep"].append(self._one(SMALL_TEACHER, scores, fraction, chosen))
@@ -266,6 +273,12 @@ class Run:
             self.result["sweep"].append(self._one(home, scores, fraction, chosen))
             self.save()
 
+    def _calibration(self) -> Path:
+        """Text that the fusion scalars of gated_delta are measured on."""
+        path = self.scratch / f"calibration_{self.arm}_{self.seed}.txt"
+        path.write_text("\n".join(islice(builtin_texts(), 40)), encoding="utf-8")
+        return path
+
     def _one(self, home: Path, scores: HeadScores, fraction: float, chosen: str) -> dict[str, Any]:
         geometry = scores.geometry
         used = scores if chosen == "score" else random_scores(geometry, seed=100 + self.seed)
@@ -276,8 +289,11 @@ class Run:
         plan: HeadPlan = make_plan(used, full_fraction=fraction, linear=other).plan
         if self.base == "teacher":
             plan = teacher_plan(self.arm, plan)
+        text = self._calibration() if other == "gated_delta" else None
         out = self.scratch / f"hybrid_{self.arm}_{self.seed}_{fraction}_{chosen}"
-        hybrid = load_model(convert(home, plan, out), device=self.device).to(self.dtype)
+        hybrid = load_model(convert(home, plan, out, calibrate=text), device=self.device).to(
+            self.dtype
+        )
         shutil.rmtree(out)
         if self.base == "teacher":
             start_mamba_heads_(hybrid, "steps")
