@@ -154,7 +154,7 @@ class Study:
             "dtype": "float32",
             "size": asdict(self.size),
             "extent": asdict(self.extent),
-            "lr": 4e-3,
+            "lr": 2e-3,
             "window": 16,
             "repair_steps": repair,
             "pace_steps": 0,

@@ -56,10 +56,18 @@ TEACHER_FRACTIONS = {
 
 
 PROBES = {"retrieval": ("niah_single", "niah_multikey:keys=4", "mqar")}
+FRESH, FRESH_RATE = (".parallel.", ".gates.", ".conv.", ".fusion."), 8.0
+"""Parts of the names of what the teacher lacks, and how much faster it learns in a repair."""
 LOOKS = 12
 """Tests of recall during training."""
 TEST_SECONDS = 12
 """Kept for the tests of a run that is not done in time."""
+
+
+def fresh_rates(model: HydraForCausalLM) -> dict[str, float]:
+    """By parameter, what its learning rate is multiplied by."""
+    names = [name for name, _ in model.named_parameters()]
+    return {name: FRESH_RATE for name in names if any(part in name for part in FRESH)}
 
 
 class Run:
@@ -143,7 +151,7 @@ class Run:
             steps=total, lr=lr, min_lr=lr / 20, warmup_steps=min(100, total // 5), weight_decay=0.1
         )
         model.train()
-        optimiser = MasterAdamW(model, config)
+        optimiser = MasterAdamW(model, config, fresh_rates(model) if self.base == "teacher" else {})
         found: dict[str, Any] = {"steps": 0, "seconds": 0.0, "curve": [], "recall": []}
         found["captured"] = []
         started, aside, done = time.monotonic(), 0.0, 0
@@ -291,9 +299,8 @@ class Run:
             plan = teacher_plan(self.arm, plan)
         text = self._calibration() if other == "gated_delta" else None
         out = self.scratch / f"hybrid_{self.arm}_{self.seed}_{fraction}_{chosen}"
-        hybrid = load_model(convert(home, plan, out, calibrate=text), device=self.device).to(
-            self.dtype
-        )
+        converted = convert(home, plan, out, calibrate=text)
+        hybrid = load_model(converted, device=self.device).to(self.dtype)
         shutil.rmtree(out)
         if self.base == "teacher":
             start_mamba_heads_(hybrid, "steps")
