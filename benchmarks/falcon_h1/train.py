@@ -49,7 +49,7 @@ FRACTIONS = ((0.125, "score"), (0.25, "score"), (0.0, "score"), (0.5, "score"),
 _TELLING = ((0.25, "score"), (0.0, "score"), (0.125, "score"), (0.25, "random"), (0.5, "score"))
 TEACHER_FRACTIONS = {
     "attention": (*_TELLING, (1.0, "score")),
-    "parallel": _TELLING,
+    "parallel": _TELLING[:4],
     "gated_delta": _TELLING[:2],
 }
 """The same for the CPU size, by arm. 1.0 is the teacher itself, repaired like the others."""
