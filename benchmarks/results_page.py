@@ -253,7 +253,7 @@ def _falcon_sweep(result: Any, length: int, recall: bool) -> list[list[str]]:
     rows = []
     for (arm, fraction, by_chance), found in sorted(groups.items()):
         size = f"{found[0]['kv_bytes'] + found[0]['state_bytes']:,}"
-        for name in ("before", "after"):
+        for name in (name for name in ("before", "after") if f"{name}_repair" in found[0]):
             label = [arm, f"{abs(fraction):g}", "random" if by_chance else "score", name]
             label += [str(len(found)), size]
             tests = [row[f"{name}_repair"] for row in found]

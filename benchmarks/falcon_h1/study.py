@@ -166,7 +166,10 @@ class Study:
         self.record |= {"settings": settings, "extent": asdict(self.extent), "route": "reference"}
         self.record |= {"steps": repair, "hardware": f"{cpu_name()}, one core, fp32"}
         self.scratch.mkdir(exist_ok=True)
-        write_json(self.scratch / "settings.json", settings)
+        path = self.scratch / "settings.json"
+        if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(settings)):
+            sys.exit(f"{path}: made with other settings; give another --out")
+        write_json(path, settings)
         if not (self.scratch / "data" / "done").exists():
             make(self.extent, self.scratch / "data", 1)
         for seed in seeds:
