@@ -48,9 +48,9 @@ FRACTIONS = ((0.125, "score"), (0.25, "score"), (0.0, "score"), (0.5, "score"),
 """full_fraction and what chooses the heads, the most telling first: time may run out."""
 _TELLING = ((0.25, "score"), (0.0, "score"), (0.125, "score"), (0.0625, "score"))
 TEACHER_FRACTIONS = {
-    "attention": (*_TELLING, (0.25, "random")),
+    "attention": (*_TELLING, (0.25, "random"), (1.0, "score"), (0.5, "score")),
     "parallel": _TELLING,
-    "gated_delta": _TELLING[:1],
+    "gated_delta": _TELLING[:2],
 }
 """The same for the CPU size, by arm. 1.0 is the teacher itself, repaired like the others."""
 
