@@ -194,7 +194,8 @@ def falcon_section(result: Any) -> list[str]:
             "",
             "Every arm starts from the bundled teacher and is repaired for "
             f"{result['steps']} steps of {extent['tokens_per_step']} tokens at each plan. "
-            f"The teacher as it is: {unchanged}; loss {taught['text_loss']:.2f}.",
+            f"The teacher as it is: {unchanged}; loss {taught['text_loss']:.2f}. "
+            + result.get("note", ""),
         ]
     else:
         parts += ["", *_falcon_arms(result, length, tasks)]
