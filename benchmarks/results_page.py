@@ -191,59 +191,114 @@ def _percent(value: list[float]) -> str:
 
 
 def falcon_h1() -> list[str]:
-    """The Falcon-H1 study, if its file is there: arms, and what windows cost, over seeds."""
+    """The Falcon-H1 study, if its file is there: arms, what windows cost, speed on its device."""
     if not (RESULTS / "falcon_h1.json").exists():
         return []
-    result = load("falcon_h1")
+    return falcon_section(load("falcon_h1"))
+
+
+def falcon_section(result: Any) -> list[str]:
+    """The study's tables; one whose arms start from the teacher has none of arms from scratch."""
     extent = result["settings"]["extent"]
+    length = extent["lengths"][-1]
+    tasks = [task for task in result["runs"][0]["tested"]["recall"] if _at(task, length)]
+    parts = [
+        "## Falcon-H1: attention heads, windows, Mamba-2 heads",
+        "",
+        f"{result['hardware']}, commit {result['git_commit'][:12]}, `{result['command']}`; "
+        f"kernels: {result['route']}, n = {extent['samples']} per task and seed, "
+        f"rows of {length} tokens. "
+        "Recall in percent, mean over seeds (lowest - highest seed); loss in nats per token.",
+    ]
+    if result["settings"]["base"] == "teacher":
+        taught = result["runs"][0]["tested"]
+        unchanged = ", ".join(f"{task} {100 * taught['recall'][task]:.0f}" for task in tasks)
+        parts += [
+            "",
+            "Every arm starts from the bundled teacher and is repaired for "
+            f"{result['steps']} steps of {extent['tokens_per_step']} tokens at each plan. "
+            f"The teacher as it is: {unchanged}; loss {taught['text_loss']:.2f}. "
+            + result.get("note", ""),
+        ]
+    else:
+        parts += ["", *_falcon_arms(result, length, tasks)]
+    header = ["arm", "full_fraction", "chosen by", "repair", "seeds", "cache bytes"]
+    for recall, text in ((True, "Recall as heads are given away:"), (False, _FALCON_LOSS)):
+        rows = _falcon_sweep(result, length, recall)
+        columns = tasks if recall else _QUARTERS
+        parts += ["", text, "", *table([*header, *columns], rows)]
+    return parts + _falcon_speed(result)
+
+
+_QUARTERS = ("text loss", "1st quarter", "2nd", "3rd", "4th")
+_FALCON_LOSS = "Loss on text kept apart, in all and by quarters of the row:"
+
+
+def _at(task: str, length: int) -> bool:
+    return task.endswith(f"@{length}")
+
+
+def _falcon_arms(result: Any, length: int, tasks: list[str]) -> list[str]:
     rows = []
     for arm in dict.fromkeys(run["arm"] for run in result["runs"]):
         runs = [run for run in result["runs"] if run["arm"] == arm and "tested" in run]
         if runs:
             counts = [str(len(runs)), f"{runs[0]['kv_bytes'] + runs[0]['state_bytes']:,}"]
-            rows.append([arm, *counts, *_falcon_cells([run["tested"] for run in runs])])
-    tasks = list(result["runs"][0]["tested"]["recall"]) if rows else []
-    tasks = [task for task in tasks if task.endswith("@512")]
-    parts = [
-        "## Falcon-H1: five ways to mix",
-        "",
-        f"{result['hardware']}, commit {result['git_commit'][:12]}, `{result['command']}`; "
-        f"{result['steps']} steps of {extent['tokens_per_step']} tokens, kernels: "
-        f"{result['route']}, n = {extent['samples']} per task and seed. Recall in percent, mean "
-        "over seeds (lowest - highest seed).",
-        "",
-        *table(["arm", "seeds", "cache bytes", *tasks, "text loss"], rows),
-    ]
-    swept = _falcon_sweep(result)
-    if swept:
-        header = ["arm", "full_fraction", "chosen by", "repair", "seeds", "cache bytes"]
-        parts += ["", "Full heads given away to windows:", ""]
-        parts += table([*header, *tasks, "text loss"], swept)
-    return parts
+            tests = [run["tested"] for run in runs]
+            rows.append([arm, *counts, *_recall_cells(tests, length), *_loss_cells(tests)])
+    return table(["arm", "seeds", "cache bytes", *tasks, *_QUARTERS], rows)
 
 
-def _falcon_cells(tests: list[Any]) -> list[str]:
+def _recall_cells(tests: list[Any], length: int) -> list[str]:
     cells = []
-    for task in (task for task in tests[0]["recall"] if task.endswith("@512")):
+    for task in (task for task in tests[0]["recall"] if _at(task, length)):
         found = [100 * test["recall"][task] for test in tests]
         cells.append(f"{sum(found) / len(found):.0f} ({min(found):.0f} - {max(found):.0f})")
-    losses = [test["text_loss"] for test in tests]
-    return [*cells, f"{sum(losses) / len(losses):.3f}"]
+    return cells
 
 
-def _falcon_sweep(result: Any) -> list[list[str]]:
+def _loss_cells(tests: list[Any]) -> list[str]:
+    rows = [[test["text_loss"], *_quarters(test["loss_by_position"])] for test in tests]
+    return [f"{sum(column) / len(column):.2f}" for column in zip(*rows, strict=True)]
+
+
+def _quarters(by_position: list[float]) -> list[float]:
+    size = len(by_position) // 4
+    return [sum(by_position[i * size : (i + 1) * size]) / size for i in range(4)]
+
+
+def _falcon_sweep(result: Any, length: int, recall: bool) -> list[list[str]]:
     """Rows by arm and plan; a run whose scores failed shows nothing and is left out."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for run in result["runs"]:
         for row in run["sweep"] if "scores_error" not in run else ():
-            groups.setdefault((run["arm"], row["full_fraction"], row["chosen_by"]), []).append(row)
+            key = (run["arm"], -row["full_fraction"], row["chosen_by"] == "random")
+            groups.setdefault(key, []).append(row)
     rows = []
-    for (arm, fraction, chosen), found in sorted(groups.items()):
+    for (arm, fraction, by_chance), found in sorted(groups.items()):
         size = f"{found[0]['kv_bytes'] + found[0]['state_bytes']:,}"
-        for name in ("before", "after"):
-            label = [arm, f"{fraction:g}", chosen, name, str(len(found)), size]
-            rows.append([*label, *_falcon_cells([row[f"{name}_repair"] for row in found])])
+        for name in (name for name in ("before", "after") if f"{name}_repair" in found[0]):
+            label = [arm, f"{abs(fraction):g}", "random" if by_chance else "score", name]
+            label += [str(len(found)), size]
+            tests = [row[f"{name}_repair"] for row in found]
+            rows.append([*label, *(_recall_cells(tests, length) if recall else _loss_cells(tests))])
     return rows
+
+
+def _falcon_speed(result: Any) -> list[str]:
+    if "speed" not in result:
+        return []
+    speed = result["speed"]
+    rows = []
+    for arm, found in speed["arms"].items():
+        for context in map(str, speed["contexts"]):
+            cells = [f"{found['prefill_seconds'][context]:.2f}"]
+            cells += [f"{found['decode_ms'][context]:.1f}", f"{found['cache_bytes'][context]:,}"]
+            rows.append([arm, context, *cells])
+    head = f"Speed by context: {speed['hardware']}, `{speed['command']}`, commit "
+    head += f"{speed['git_commit'][:12]}, n = 1 prefill, median of 10 decoded tokens."
+    header = ["model", "context", "prefill, s", "decode, ms per token", "cache bytes"]
+    return ["", head, "", *table(header, rows)]
 
 
 def keyphrases() -> list[str]:

@@ -127,6 +127,25 @@ ARMS: Mapping[str, Arm] = {
 }
 SWEPT = ("attention", "parallel")
 """Arms whose full heads are given away afterwards."""
+FROM_TEACHER = ("attention", "parallel", "gated_delta")
+"""Arms of the CPU size: what the bundled teacher's heads that are not full become or gain."""
+
+
+def teacher_plan(arm: str, chosen: HeadPlan) -> HeadPlan:
+    """The plan of an arm of the CPU size.
+
+    Args:
+        arm: Of `FROM_TEACHER`; "parallel" puts as many Mamba-2 heads beside every layer's
+            attention as it has kv_heads, of their width. They start with an output of zero.
+        chosen: Which heads are full, and what the others are.
+    """
+    if arm != "parallel":
+        return chosen
+    geometry = chosen.geometry
+    width = geometry.head_dim
+    beside = Mamba2Spec(heads=geometry.num_kv_heads, head_dim=width, state_size=width)
+    layers = tuple(LayerPlan(units=layer.units, parallel=(beside,)) for layer in chosen.layers)
+    return HeadPlan(geometry=geometry, layers=layers, unit=chosen.unit)
 
 
 def configuration(arm: str, size: Size, mlp: int) -> HydraConfig:

@@ -39,6 +39,8 @@ FINDING = {
     "mqar:pairs=32,queries=32": 1.5,
     "copy_spans": 0.5,
 }
+TASKS_AT = {64: COPYING, 128: COPYING_FARTHER, 256: TELLING_APART, 512: FINDING}
+"""What a row of so many tokens teaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,6 @@ class Extent:
 
     def phases(self, steps: int) -> list[Phase]:
         """The curriculum of a run of so many steps."""
-        tasks = (COPYING, COPYING_FARTHER, TELLING_APART, FINDING)
         return [
             Phase(
                 steps=max(1, round(steps * share)),
@@ -67,9 +68,9 @@ class Extent:
                 batch_size=max(1, self.tokens_per_step // length),
                 text_share=self.text_share,
                 recall_weight=1.0,
-                tasks=chosen,
+                tasks=TASKS_AT[length],
             )
-            for share, length, chosen in zip(self.shares, self.lengths, tasks, strict=True)
+            for share, length in zip(self.shares, self.lengths, strict=True)
         ]
 
 

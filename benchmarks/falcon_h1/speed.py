@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small, on the CPU")
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
-    contexts, piece = ([32, 64], 32) if arguments.tiny else ([4096, 16384, 65536, 131072], 4096)
+    contexts, piece = (
+        ([256, 1024, 4096], 256) if arguments.tiny else ([4096, 16384, 65536, 131072], 4096)
+    )
     dtype = torch.float32 if arguments.tiny else torch.bfloat16
     record: dict[str, Any] = {
         "git_commit": git_commit(),

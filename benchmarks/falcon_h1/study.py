@@ -12,7 +12,12 @@ the pace of the slowest run and from --minutes. DIR gets, always as far as it ca
 every arm on the reference kernels: plain torch, so that nothing is compiled and the GPU may be
 shared. Timings of training are then no result.
 
---dry-run does all of it in small on the CPU, to find mistakes.
+--small is a size for one CPU core, about half an hour: nothing is trained from scratch. The
+bundled teacher's full heads are given away to windows, to windows beside new Mamba-2 heads, and to
+gated_delta, each repaired for as many tokens. One run after the other; the same command goes on
+where it was stopped.
+
+--dry-run does the GPU size in little on the CPU, to find mistakes; with --small, the CPU size.
 """
 
 import argparse
@@ -22,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from arms import ARMS, SWEPT, Size, matched_mlp, num_parameters  # noqa: E402
+from arms import ARMS, FROM_TEACHER, SWEPT, Size, matched_mlp, num_parameters  # noqa: E402
 from data import Extent, make  # noqa: E402
 
 from hydrahead.core.jsonio import write_json  # noqa: E402
@@ -39,6 +44,16 @@ from hydrahead.core.provenance import git_commit, library_versions  # noqa: E402
 from hydrahead.kernels.ssd.fast import ROUTES  # noqa: E402
 
 SEEDS = (0, 1, 2)
+SMALL = Extent(
+    shares=(1.0,),
+    lengths=(256,),
+    steps=30,
+    tokens_per_step=1024,
+    eval_lengths=(256,),
+    text_share=0.5,
+    samples=48,
+    text_rows=24,
+)
 ROUTES_SECONDS, SPEED_SECONDS = 110, 80
 SWEEP_SHARE = 0.3
 """Of the time that is left for training and sweeps."""
@@ -125,9 +140,50 @@ class Study:
         except subprocess.TimeoutExpired:
             self.say("speed.py was cut off")
 
+    def one_by_one(self, arms: list[str]) -> None:
+        """The CPU size: see the module's text."""
+        self.extent = SMALL
+        seeds, repair = SEEDS, SMALL.steps
+        if self.dry:
+            seeds, repair = SEEDS[:1], 1
+            self.extent = replace(SMALL, steps=2, samples=2, text_rows=2)
+        self.scratch = self.out / "work"
+        settings = {
+            "base": "teacher",
+            "device": "cpu",
+            "dtype": "float32",
+            "size": asdict(self.size),
+            "extent": asdict(self.extent),
+            "lr": 2e-3,
+            "window": 16,
+            "repair_steps": repair,
+            "pace_steps": 0,
+            "deadline": 1e18,
+            "graphs": False,
+        }
+        for key in ("size", "parameters", "swept"):
+            del self.record[key]
+        self.record |= {"settings": settings, "extent": asdict(self.extent), "route": "reference"}
+        self.record |= {"steps": repair, "hardware": f"{cpu_name()}, one core, fp32"}
+        self.scratch.mkdir(exist_ok=True)
+        path = self.scratch / "settings.json"
+        if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(settings)):
+            sys.exit(f"{path}: made with other settings; give another --out")
+        write_json(path, settings)
+        if not (self.scratch / "data" / "done").exists():
+            make(self.extent, self.scratch / "data", 1)
+        for seed in seeds:
+            for arm in arms:
+                self._launch(arm, seed, HYDRAHEAD_KERNELS="reference")
+                while self.workers[arm, seed].poll() is None:
+                    time.sleep(1)
+                    self.save()
+                self.say(f"{arm} {seed} ended with {self.workers[arm, seed].returncode}")
+
     def start(self, route: str, graphs: bool) -> None:
         """All runs at once."""
         settings = {
+            "base": "scratch",
             "device": "cpu" if self.dry else "cuda",
             "dtype": "float32" if self.dry else "bfloat16",
             "size": asdict(self.size),
@@ -144,10 +200,13 @@ class Study:
         self.save()
         name = "HYDRAHEAD_KERNELS" if route == "reference" else "HYDRAHEAD_SSD_ROUTE"
         for arm, seed in self.runs:
-            log = (self.scratch / f"log_{arm}_{seed}.txt").open("wb")
+            self._launch(arm, seed, **{name: route})
+
+    def _launch(self, arm: str, seed: int, **more: str) -> None:
+        with (self.scratch / f"log_{arm}_{seed}.txt").open("wb") as log:
             self.workers[arm, seed] = subprocess.Popen(
                 [sys.executable, str(HERE / "train.py"), str(self.scratch), arm, str(seed)],
-                env=self.environment(**{name: route}),
+                env=self.environment(**more),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -221,6 +280,14 @@ def hardware() -> str:
     return f"CPU, {os.cpu_count()} cores"
 
 
+def cpu_name() -> str:
+    """The processor's name, where Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "CPU"
+
+
 def main() -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(description="the Falcon-H1 study")
@@ -229,13 +296,18 @@ def main() -> int:
     parser.add_argument("--no-speed", action="store_true", help="skip routes.py and speed.py")
     parser.add_argument("--route", choices=("reference", *ROUTES), help="training kernels")
     parser.add_argument("--no-graphs", action="store_true", help="train without CUDA graphs")
-    parser.add_argument("--arms", default=",".join(ARMS), help="which arms, with commas")
+    parser.add_argument("--arms", help="which arms, with commas; all")
+    parser.add_argument("--small", action="store_true", help="the size for one CPU core")
     parser.add_argument("--dry-run", action="store_true", help="in small, on the CPU")
     arguments = parser.parse_args()
-    arms = arguments.arms.split(",")
+    every = FROM_TEACHER if arguments.small else ARMS
+    arms = arguments.arms.split(",") if arguments.arms else list(every)
     study = Study(arguments.out, arguments.minutes, arguments.dry_run, arms)
     route = arguments.route or "reference"
     try:
+        if arguments.small:
+            study.one_by_one(arms)
+            return 0
         if not (arguments.no_speed or arguments.dry_run):
             route = arguments.route or study.routes()
             study.say(f"training route: {route}")
