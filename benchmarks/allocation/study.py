@@ -55,7 +55,7 @@ def study_settings(work: Path, device: str) -> Settings:
 
 
 def small_settings(work: Path) -> Settings:
-    """What one CPU core does in an hour or two: a sixteenth of the gates' tokens, half the context."""
+    """What a CPU core does in two hours: a sixteenth of the gates' tokens, half the context."""
     return study_settings(work, "cpu")._replace(
         dtype="float32", gate_steps=200, gate_rows=4, repair_steps=40, repair_rows=4, length=512,
         context=1024, samples=32, loss_rows=16, edges=(0, 64, 256, 512, 768, 1024),
