@@ -2,7 +2,8 @@
 
     python benchmarks/allocation/study.py --out allocation.json [--minutes 8] [--workers 12]
     python benchmarks/allocation/study.py --out all.json --after some.json     (what is missing)
-    python benchmarks/allocation/study.py --out dry.json --dry-run        (CPU, tiny)
+    python benchmarks/allocation/study.py --out small.json --small --workers 1 --minutes 90   (CPU)
+    python benchmarks/allocation/study.py --out dry.json --dry-run        (CPU, to find mistakes)
 
 Arms, budgets and seeds are jobs of their own; a few processes share the device, the result file is
 rewritten after each, and nothing new is begun once the time is up. The budgets come in the order of
@@ -36,6 +37,7 @@ BUDGETS = (
     (0.125, (0, 1, 2)),
 )
 """(full_fraction, seeds), what is needed most first."""
+SMALL_BUDGETS = ((0.25, (0,)), (0.75, (0,)))
 PER_LAYER = (FIXED[1], "consa head per layer")
 """Arms that need a whole kv_head per layer: a quarter with 4 of them."""
 TASKS = ("niah_single", "niah_multikey:keys=8", "niah_multivalue", "mqar")
@@ -49,6 +51,15 @@ def study_settings(work: Path, device: str) -> Settings:
         gate_steps=400, gate_rows=16, repair_steps=100, repair_rows=16, length=1024,
         repair_lr=4e-4, gate_lr=0.1, multiplier_lr=0.1, context=2048, samples=128, tasks=TASKS,
         edges=EDGES, pairs=4, probe_length=1024, loss_rows=32,
+    )  # fmt: skip
+
+
+def small_settings(work: Path) -> Settings:
+    """What a CPU core does in two hours: a sixteenth of the gates' tokens, half the context."""
+    return study_settings(work, "cpu")._replace(
+        dtype="float32", gate_steps=200, gate_rows=4, repair_steps=40, repair_rows=4, length=512,
+        context=1024, samples=32, loss_rows=16, edges=(0, 64, 256, 512, 768, 1024),
+        probe_length=512,
     )  # fmt: skip
 
 
@@ -182,6 +193,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--after", type=Path, help="result of an earlier run; does what it lacks")
     parser.add_argument("--commit", help="where the code is no git checkout")
+    parser.add_argument("--small", action="store_true", help="the size for a CPU")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
@@ -189,11 +201,15 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         write_texts(work)
-        settings = dry_settings(work) if options.dry_run else study_settings(work, device)
-        budgets = ((0.5, (0,)), (0.25, (0,))) if options.dry_run else BUDGETS
+        settings, budgets = study_settings(work, device), BUDGETS
+        if options.dry_run:
+            settings, budgets = dry_settings(work), ((0.5, (0,)), (0.25, (0,)))
+        elif options.small:
+            settings, budgets = small_settings(work), SMALL_BUDGETS
+        arms = tuple(arm for arm in ARMS if arm != STEEP or not options.small)
         earlier = read_json(options.after) if options.after else None
         there = frozenset(map(job_of, earlier["results"])) if earlier else frozenset[Job]()
-        study = Study(jobs(budgets, ARMS, there), settings, options.out, deadline)
+        study = Study(jobs(budgets, arms, there), settings, options.out, deadline)
         study.note_commit(options.commit)
         if earlier:
             study.take_up(earlier)
