@@ -1,9 +1,10 @@
-"""docs/results/allocation.md and its pictures from allocation.json: no figure is typed.
+"""A page of docs/results and its pictures from the JSON file of the same name: no figure is typed.
 
-python benchmarks/allocation/page.py
+python benchmarks/allocation/page.py [allocation | allocation_small]
 """
 
 import json
+import sys
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -11,8 +12,6 @@ from statistics import mean, stdev
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
-RESULT = DOCS / "results" / "allocation.json"
-PAGE = DOCS / "results" / "allocation.md"
 TASKS = {
     "niah_single": "1 needle",
     "niah_multikey:keys=8": "8 keys",
@@ -130,6 +129,11 @@ def stability(result: dict[str, Any]) -> list[str]:
     return table(["full_fraction", "arm", "same units", "by chance"], rows) if rows else []
 
 
+def _stability_part(result: dict[str, Any]) -> list[list[str]]:
+    rows = stability(result)
+    return [["## Stability", "", "Full units two seeds have in common.", "", *rows]] if rows else []
+
+
 def gates(result: dict[str, Any]) -> list[str]:
     """What the constraint counted and what rounding each gate alone would have kept."""
     found = [r for r in result["results"] if r["kind"] == "gates" and r["full_fraction"] > 0]
@@ -151,8 +155,8 @@ def gates(result: dict[str, Any]) -> list[str]:
     )
 
 
-def page(result: dict[str, Any]) -> str:
-    """The whole page."""
+def page(result: dict[str, Any], name: str) -> str:
+    """The whole page, called `name`."""
     s = result["settings"]
     budgets = fractions(result)
     failed = len(result["failed"])
@@ -160,8 +164,8 @@ def page(result: dict[str, Any]) -> str:
         [
             "# Allocation study",
             "",
-            "Made by `python benchmarks/allocation/page.py` from allocation.json; what was done",
-            "and what it means is in [allocation.md](../allocation.md).",
+            f"Made by `python benchmarks/allocation/page.py {name}` from {name}.json; what was",
+            "done and what it means is in [allocation.md](../allocation.md).",
             "",
             f"{result['device']}, commit {str(result['git_commit'])[:12]}, `{result['command']}`.",
             f"Small teacher, full:window with window {s['window']} and no sinks; gates "
@@ -174,7 +178,7 @@ def page(result: dict[str, Any]) -> str:
         ],
         ["## Quality at equal bytes and equal repair"],
         *(quality(result, fraction) for fraction in budgets),
-        ["![Recall by distance](../images/allocation_distance.png)"],
+        [f"![Recall by distance](../images/{name}_distance.png)"],
         ["## Recall by distance", "", "All four tasks and all seeds together, in percent."],
         *(distances(result, f, when) for f in budgets for when in ("before", "after")),
         [
@@ -182,17 +186,17 @@ def page(result: dict[str, Any]) -> str:
             "",
             "Mean over seeds; layer 0 reads the embeddings.",
             "",
-            "![Full kv_heads by layer](../images/allocation_map.png)",
+            f"![Full kv_heads by layer](../images/{name}_map.png)",
         ],
         *(layers(result, fraction) for fraction in budgets),
-        ["## Stability", "", "Full units two seeds have in common.", "", *stability(result)],
+        *_stability_part(result),
         ["## Gates at the end", "", *gates(result)],
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def draw(result: dict[str, Any], folder: Path) -> None:
-    """The two pictures."""
+def draw(result: dict[str, Any], name: str) -> None:
+    """The two pictures of the page called `name`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -219,7 +223,7 @@ def draw(result: dict[str, Any], folder: Path) -> None:
             place.set_yticks(range(len(arms)), list(arms), fontsize=6)
         place.set(title=f"full_fraction {fraction:g}", xlabel="layer", xticks=range(shown.shape[1]))
     figure.colorbar(image, ax=axes[0, -1], label="share of full kv_heads")
-    figure.savefig(folder / "allocation_map.png", dpi=110)
+    figure.savefig(DOCS / "images" / f"{name}_map.png", dpi=110)
 
     figure, axes = plt.subplots(
         2, len(budgets), figsize=(3.6 * len(budgets), 6), sharey=True, layout="constrained",
@@ -237,10 +241,12 @@ def draw(result: dict[str, Any], folder: Path) -> None:
     axes[0, 0].set_ylabel("right answers, %")
     axes[1, 0].set_ylabel("right answers, %")
     axes[0, -1].legend(fontsize=6)
-    figure.savefig(folder / "allocation_distance.png", dpi=110)
+    figure.savefig(DOCS / "images" / f"{name}_distance.png", dpi=110)
 
 
 if __name__ == "__main__":
-    loaded = json.loads(RESULT.read_text(encoding="utf-8"))
-    PAGE.write_text(page(loaded), encoding="utf-8")
-    draw(loaded, DOCS / "images")
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "allocation"
+    results = DOCS / "results"
+    loaded = json.loads((results / f"{chosen}.json").read_text(encoding="utf-8"))
+    (results / f"{chosen}.md").write_text(page(loaded, chosen), encoding="utf-8")
+    draw(loaded, chosen)
