@@ -62,11 +62,12 @@ SWEEP_SHARE = 0.3
 class Study:
     """One call: its clock, its processes and its results."""
 
-    def __init__(self, out: Path, minutes: float, dry: bool, arms: list[str]) -> None:
-        self.out, self.dry = out, dry
+    def __init__(
+        self, out: Path, scratch: Path, minutes: float, dry: bool, arms: list[str]
+    ) -> None:
+        self.out, self.scratch, self.dry = out, scratch, dry
         self.started = time.time()
         self.deadline = self.started + 60 * minutes
-        self.scratch = Path(tempfile.mkdtemp(prefix="falcon_h1_"))
         out.mkdir(parents=True, exist_ok=True)
         self.size = Size(layers=2, hidden=32, head_dim=16, state=8) if dry else Size()
         small = {"steps": 24, "tokens_per_step": 512, "samples": 8, "text_rows": 4}
@@ -77,12 +78,6 @@ class Study:
             "git_commit": git_commit(),
             "libraries": library_versions(),
             "command": " ".join(sys.argv),
-            "size": asdict(self.size),
-            "extent": asdict(self.extent),
-            "parameters": {
-                arm: num_parameters(arm, self.size, matched_mlp(arm, self.size)) for arm in ARMS
-            },
-            "swept": list(SWEPT),
             "log": [],
         }
 
@@ -147,7 +142,6 @@ class Study:
         if self.dry:
             seeds, repair = SEEDS[:1], 1
             self.extent = replace(SMALL, steps=2, samples=2, text_rows=2)
-        self.scratch = self.out / "work"
         settings = {
             "base": "teacher",
             "device": "cpu",
@@ -161,8 +155,6 @@ class Study:
             "deadline": 1e18,
             "graphs": False,
         }
-        for key in ("size", "parameters", "swept"):
-            del self.record[key]
         self.record |= {"settings": settings, "extent": asdict(self.extent), "route": "reference"}
         self.record |= {"steps": repair, "hardware": f"{cpu_name()}, one core, fp32"}
         self.scratch.mkdir(exist_ok=True)
@@ -174,7 +166,7 @@ class Study:
             make(self.extent, self.scratch / "data", 1)
         for seed in seeds:
             for arm in arms:
-                self._launch(arm, seed, HYDRAHEAD_KERNELS="reference")
+                self._launch("from_teacher.py", arm, seed, HYDRAHEAD_KERNELS="reference")
                 while self.workers[arm, seed].poll() is None:
                     time.sleep(1)
                     self.save()
@@ -195,17 +187,22 @@ class Study:
             "deadline": self.deadline - (4 if self.dry else 10),
             "graphs": graphs,
         }
+        parameters = {
+            arm: num_parameters(arm, self.size, matched_mlp(arm, self.size)) for arm in ARMS
+        }
         self.record |= {"settings": settings, "route": route, "hardware": hardware()}
+        self.record |= {"size": asdict(self.size), "extent": asdict(self.extent)}
+        self.record |= {"parameters": parameters, "swept": list(SWEPT)}
         write_json(self.scratch / "settings.json", settings)
         self.save()
         name = "HYDRAHEAD_KERNELS" if route == "reference" else "HYDRAHEAD_SSD_ROUTE"
         for arm, seed in self.runs:
-            self._launch(arm, seed, **{name: route})
+            self._launch("train.py", arm, seed, **{name: route})
 
-    def _launch(self, arm: str, seed: int, **more: str) -> None:
+    def _launch(self, script: str, arm: str, seed: int, **more: str) -> None:
         with (self.scratch / f"log_{arm}_{seed}.txt").open("wb") as log:
             self.workers[arm, seed] = subprocess.Popen(
-                [sys.executable, str(HERE / "train.py"), str(self.scratch), arm, str(seed)],
+                [sys.executable, str(HERE / script), str(self.scratch), arm, str(seed)],
                 env=self.environment(**more),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -302,7 +299,11 @@ def main() -> int:
     arguments = parser.parse_args()
     every = FROM_TEACHER if arguments.small else ARMS
     arms = arguments.arms.split(",") if arguments.arms else list(every)
-    study = Study(arguments.out, arguments.minutes, arguments.dry_run, arms)
+    # What the CPU size goes on from stays with its results.
+    scratch = arguments.out / "work"
+    if not arguments.small:
+        scratch = Path(tempfile.mkdtemp(prefix="falcon_h1_"))
+    study = Study(arguments.out, scratch, arguments.minutes, arguments.dry_run, arms)
     route = arguments.route or "reference"
     try:
         if arguments.small:

@@ -2,9 +2,6 @@
 
     python train.py SCRATCH ARM SEED
 
-With "base": "teacher" in the settings an arm is not trained from scratch: the bundled teacher's
-full heads are given away, which a CPU can do.
-
 Runs meet at two points, so that all arms train on the same number of tokens whatever the machine
 does: when they are warm (`ready`), and when they have measured their pace among the others
 (`pace`). The driver answers with files in SCRATCH. Results go to SCRATCH/result_ARM_SEED.json
@@ -17,19 +14,17 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from arms import SWEPT, Size, build, teacher_plan
+from arms import SWEPT, Size, build
 from data import TASKS, Extent
 from step import Step
 
 from hydrahead.core.jsonio import write_json
 from hydrahead.kernels.backend import backends_used
-from hydrahead.model.families.falcon_h1_start import start_mamba_heads_
 from hydrahead.model.loading import load_model, load_tokenizer
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.head_plan import HeadPlan
@@ -39,39 +34,24 @@ from hydrahead.recipes.demo import SMALL_TEACHER
 from hydrahead.scoring.run import score_heads
 from hydrahead.training.batch import IGNORE, Batch
 from hydrahead.training.config import TrainConfig
-from hydrahead.training.data.builtin import builtin_texts
 from hydrahead.training.optimiser import MasterAdamW
 from hydrahead.transfer.convert import convert
 
 FRACTIONS = ((0.125, "score"), (0.25, "score"), (0.0, "score"), (0.5, "score"),
              (0.25, "random"), (1.0, "score"))  # fmt: skip
 """full_fraction and what chooses the heads, the most telling first: time may run out."""
-_TELLING = ((0.25, "score"), (0.0, "score"), (0.125, "score"), (0.0625, "score"))
-TEACHER_FRACTIONS = {
-    "attention": (*_TELLING, (0.25, "random"), (1.0, "score"), (0.5, "score")),
-    "parallel": _TELLING,
-    "gated_delta": _TELLING[:2],
-}
-"""The same for the CPU size, by arm. 1.0 is the teacher itself, repaired like the others."""
-
-
 PROBES = {"retrieval": ("niah_single", "niah_multikey:keys=4", "mqar")}
-FRESH, FRESH_RATE = (".parallel.", ".gates.", ".conv.", ".fusion."), 8.0
-"""Parts of the names of what the teacher lacks, and how much faster it learns in a repair."""
 LOOKS = 12
 """Tests of recall during training."""
 TEST_SECONDS = 12
 """Kept for the tests of a run that is not done in time."""
 
 
-def fresh_rates(model: HydraForCausalLM) -> dict[str, float]:
-    """By parameter, what its learning rate is multiplied by."""
-    names = [name for name, _ in model.named_parameters()]
-    return {name: FRESH_RATE for name in names if any(part in name for part in FRESH)}
-
-
 class Run:
     """An arm, a seed, and the settings the driver gave."""
+
+    probe_pairs = 32
+    """Needle pairs of a sub-probe that the heads are scored on."""
 
     def __init__(self, scratch: Path, arm: str, seed: int) -> None:
         settings = json.loads((scratch / "settings.json").read_text())
@@ -79,10 +59,10 @@ class Run:
         self.device = torch.device(settings["device"])
         self.dtype = getattr(torch, settings["dtype"])
         self.size, self.extent = Size(**settings["size"]), Extent(**settings["extent"])
-        self.lr, self.window = settings["lr"], settings["window"]
+        self.lr = settings["lr"]
+        self.window = f"window:window={settings['window']},sinks=4"
         self.repair_steps, self.pace_steps = settings["repair_steps"], settings["pace_steps"]
         self.deadline, self.graphs = settings["deadline"], settings["graphs"]
-        self.base = settings["base"]
         self.result: dict[str, Any] = {"arm": arm, "seed": seed, "sweep": []}
         while not (scratch / "data" / "done").exists():
             time.sleep(0.1)
@@ -128,6 +108,10 @@ class Run:
         """The arm's model as it starts, in the training dtype."""
         return build(self.arm, self.size, self.seed).to(self.device).to(self.dtype)  # type: ignore[arg-type]
 
+    def rates(self, model: HydraForCausalLM) -> dict[str, float]:
+        """By parameter, what its learning rate is multiplied by."""
+        return {}
+
     def train(
         self,
         model: HydraForCausalLM,
@@ -151,7 +135,7 @@ class Run:
             steps=total, lr=lr, min_lr=lr / 20, warmup_steps=min(100, total // 5), weight_decay=0.1
         )
         model.train()
-        optimiser = MasterAdamW(model, config, fresh_rates(model) if self.base == "teacher" else {})
+        optimiser = MasterAdamW(model, config, self.rates(model))
         found: dict[str, Any] = {"steps": 0, "seconds": 0.0, "curve": [], "recall": []}
         found["captured"] = []
         started, aside, done = time.monotonic(), 0.0, 0
@@ -230,29 +214,14 @@ class Run:
             right.append(ok.all(1))
         return torch.cat(right).double().mean().item()
 
-    def from_teacher(self) -> None:
-        """Give the bundled teacher's full heads away; goes on where an earlier call stopped."""
-        before = self.scratch / f"result_{self.arm}_{self.seed}.json"
-        if before.exists():
-            self.result = json.loads(before.read_text())
-        made = {(row["full_fraction"], row["chosen_by"]) for row in self.result["sweep"]}
-        missing = [asked for asked in TEACHER_FRACTIONS[self.arm] if asked not in made]
-        if not missing:
-            return
-        teacher = load_model(SMALL_TEACHER, device=self.device)
-        if "tested" not in self.result:
-            self.result["tested"] = self.test(teacher, self.extent.eval_lengths)
-            self.save()
-        scores = self._score(teacher)
-        for fraction, chosen in missing:
-            self.result["sweep"].append(self._one(SMALL_TEACHER, scores, fraction, chosen))
-            self.result["backends"] = backends_used()
-            self.save()
-
-    def _score(self, model: HydraForCausalLM) -> HeadScores:
-        settings = {"pairs": 32, "length": 256, "min_recall": 0.5, "probes": PROBES}
-        if self.base == "teacher":
-            settings["pairs"] = 8
+    def score(self, model: HydraForCausalLM) -> HeadScores:
+        """Retrieval scores of its heads, also in the result."""
+        settings = {
+            "pairs": self.probe_pairs,
+            "length": 256,
+            "min_recall": 0.5,
+            "probes": PROBES,
+        }
         scores = score_heads(
             model,
             load_tokenizer(SMALL_TEACHER),
@@ -269,7 +238,7 @@ class Run:
         home = self.scratch / f"model_{self.arm}_{self.seed}"
         model.float().save_pretrained(home)
         try:
-            scores = self._score(model)
+            scores = self.score(model)
         except Exception as error:
             # A model that recalls nothing has no scores, and its sweep would show nothing.
             self.result["scores_error"] = repr(error)
@@ -283,46 +252,41 @@ class Run:
             self.result["sweep"].append(self._one(home, scores, fraction, chosen))
             self.save()
 
-    def _calibration(self) -> Path:
-        """Text that the fusion scalars of gated_delta are measured on."""
-        path = self.scratch / f"calibration_{self.arm}_{self.seed}.txt"
-        path.write_text("\n".join(islice(builtin_texts(), 40)), encoding="utf-8")
-        return path
-
     def _one(self, home: Path, scores: HeadScores, fraction: float, chosen: str) -> dict[str, Any]:
+        plan = self.plan(scores, fraction, chosen, self.window)
+        hybrid = self.hybrid(home, plan, chosen)
+        before = self.test(hybrid, self.extent.eval_lengths[:2])
+        return {"before_repair": before, **self.repair(hybrid, plan, chosen)}
+
+    def plan(self, scores: HeadScores, fraction: float, chosen: str, other: str) -> HeadPlan:
+        """Heads that stay full by score or by chance; `other` is what the rest run."""
         geometry = scores.geometry
         used = scores if chosen == "score" else random_scores(geometry, seed=100 + self.seed)
-        other = f"window:window={self.window},sinks=4"
-        if self.base == "teacher":
-            torch.manual_seed(1000 + self.seed)
-            other = "gated_delta" if self.arm == "gated_delta" else other
-        plan: HeadPlan = make_plan(used, full_fraction=fraction, linear=other).plan
-        if self.base == "teacher":
-            plan = teacher_plan(self.arm, plan)
-        text = self._calibration() if other == "gated_delta" else None
-        out = self.scratch / f"hybrid_{self.arm}_{self.seed}_{fraction}_{chosen}"
-        converted = convert(home, plan, out, calibrate=text)
-        hybrid = load_model(converted, device=self.device).to(self.dtype)
+        return make_plan(used, full_fraction=fraction, linear=other).plan
+
+    def hybrid(
+        self, home: Path, plan: HeadPlan, chosen: str, *, calibrate: Path | None = None
+    ) -> HydraForCausalLM:
+        """The model at `home` converted to a plan; nothing of it stays on the disk."""
+        name = f"hybrid_{self.arm}_{self.seed}_{plan.full_fraction}_{chosen}"
+        out = convert(home, plan, self.scratch / name, calibrate=calibrate)
+        found = load_model(out, device=self.device).to(self.dtype)
         shutil.rmtree(out)
-        if self.base == "teacher":
-            start_mamba_heads_(hybrid, "steps")
-        lengths = self.extent.eval_lengths[:2]
-        found: dict[str, Any] = {}
-        if not (self.base == "teacher" and self.arm == "parallel"):
-            # Mamba-2 heads beside a teacher start with an output of zero: as "attention" is.
-            found["before_repair"] = self.test(hybrid, lengths)
+        return found
+
+    def repair(self, hybrid: HydraForCausalLM, plan: HeadPlan, chosen: str) -> dict[str, Any]:
+        """A short training on the longest rows, and what came of it."""
         schedule = [(len(self.phases) - 1, self.repair_steps)]
         trained = self.train(hybrid, schedule, self.lr / 4, until=self.deadline - 8)
-        length = self.extent.lengths[-1]
-        cost = plan.cost(length)
-        return found | {
+        cost = plan.cost(self.extent.lengths[-1])
+        return {
             "full_fraction": plan.full_fraction,
             "parameters": sum(p.numel() for p in hybrid.parameters()),
             "chosen_by": chosen,
             "plan": [[spec.name == "full" for spec in layer.units] for layer in plan.layers],
             "kv_bytes": cost.kv_bytes,
             "state_bytes": cost.state_bytes,
-            "after_repair": self.test(hybrid, lengths),
+            "after_repair": self.test(hybrid, self.extent.eval_lengths[:2]),
             "repair": {key: trained[key] for key in ("steps", "seconds")},
         }
 
@@ -330,11 +294,6 @@ class Run:
 def main() -> None:
     """See the module's text."""
     run = Run(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
-    if run.base == "teacher":
-        run.from_teacher()
-        run.result["finished"] = True
-        run.save()
-        return
     model = run.fresh()
     run.result["parameters"] = sum(p.numel() for p in model.parameters())
     cost = model.config.head_plan.cost(run.extent.lengths[-1])

@@ -29,7 +29,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return importlib.import_module(name)
 
     yield load
-    for name in ("arms", "data", "step", "train", "study", "results_page"):
+    for name in ("arms", "data", "step", "train", "from_teacher", "study", "results_page"):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -55,22 +55,22 @@ def test_every_phase_of_both_sizes_has_its_lesson(study: Any) -> None:
 def test_a_stopped_run_makes_only_what_is_missing(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = study("train")
-    first, *rest = train.TEACHER_FRACTIONS["attention"]
+    small = study("from_teacher")
+    first, *rest = small.FRACTIONS["attention"]
     kept = {"full_fraction": first[0], "chosen_by": first[1], "mark": "kept"}
     (tmp_path / "result_attention_0.json").write_text(json.dumps({"tested": {}, "sweep": [kept]}))
-    run = train.Run.__new__(train.Run)
+    run = small.TeacherRun.__new__(small.TeacherRun)
     run.scratch, run.arm, run.seed, run.device = tmp_path, "attention", 0, "cpu"
     made: list[tuple[float, str]] = []
 
-    def one(home: Path, scores: Any, fraction: float, chosen: str) -> dict[str, Any]:
+    def one(scores: Any, fraction: float, chosen: str) -> dict[str, Any]:
         made.append((fraction, chosen))
         return {"full_fraction": fraction, "chosen_by": chosen}
 
-    monkeypatch.setattr(train, "load_model", lambda *_, **__: None)
-    monkeypatch.setattr(run, "_score", lambda _: None)
-    monkeypatch.setattr(run, "_one", one)
-    run.from_teacher()
+    monkeypatch.setattr(small, "load_model", lambda *_, **__: None)
+    monkeypatch.setattr(run, "score", lambda _: None)
+    monkeypatch.setattr(run, "one", one)
+    run.execute()
     assert made == list(rest)
     written = json.loads((tmp_path / "result_attention_0.json").read_text())["sweep"]
     assert written[0] == kept
