@@ -139,24 +139,23 @@ def qk_restore() -> list[str]:
     ]
     for name, group in result["groups"].items():
         parts += ["", f"Fine-tuned on: {name} ({group['num_seeds']} seeds)", ""]
-        parts += _qk_rows(columns, group, group["course"][:-1])
-        parts += ["", _qk_notes(group)]
+        parts += _qk_group(columns, group)
     parts += ["", "Differences between rows, seed by seed:", ""]
     parts += table(["", *columns], _cells(columns, result["compared"]))
     for rate, group in result["other_rates"].items():
         parts += ["", f"Fine-tuned on: chain, learning rate {rate} (one seed, no error told)", ""]
-        parts += _qk_rows(columns, group, group["course"][:-1])
-        parts += ["", _qk_notes(group)]
+        parts += _qk_group(columns, group)
     return parts
 
 
-def _qk_rows(columns: list[str], group: Any, earlier: list[Any]) -> list[str]:
-    """Every row at the end, behind what was measured on the way there."""
+def _qk_group(columns: list[str], group: Any) -> list[str]:
+    """Every row at the end, behind what was measured on the way there, and what else was seen."""
     rows = {"before": group["rows"]["before"]}
-    for entry in earlier:
+    for entry in group["course"][:-1]:
         rows[f"step {entry['step']}, after"] = entry["after"]
         rows[f"step {entry['step']}, qk"] = entry["qk"]
-    return table(["", *columns], _cells(columns, rows | group["rows"]))
+    shown = table(["", *columns], _cells(columns, rows | group["rows"]))
+    return [*shown, "", _qk_notes(group)]
 
 
 def _cells(columns: list[str], rows: Any) -> list[list[str]]:

@@ -118,7 +118,7 @@ def full_units(run: dict[str, Any]) -> set[tuple[int, int]]:
 
 
 def stability(result: dict[str, Any]) -> list[str]:
-    """Share of full kv_heads that two seeds have in common; chance is the full fraction."""
+    """Share of full kv_heads that two seeds have in common; nothing where no arm has two."""
     rows: list[list[str]] = []
     for fraction in fractions(result):
         for arm, runs in by_arm(result, fraction).items():
@@ -126,12 +126,10 @@ def stability(result: dict[str, Any]) -> list[str]:
             if len(maps) > 1:
                 same = [100 * len(a & b) / len(a) for a, b in combinations(maps, 2)]
                 rows.append([f"{fraction:g}", arm, f"{mean(same):.0f} %", f"{100 * fraction:g} %"])
-    return table(["full_fraction", "arm", "same units", "by chance"], rows) if rows else []
-
-
-def _stability_part(result: dict[str, Any]) -> list[list[str]]:
-    rows = stability(result)
-    return [["## Stability", "", "Full units two seeds have in common.", "", *rows]] if rows else []
+    if not rows:
+        return []
+    header = ["full_fraction", "arm", "same units", "by chance"]
+    return ["## Stability", "", "Full units two seeds have in common.", "", *table(header, rows)]
 
 
 def gates(result: dict[str, Any]) -> list[str]:
@@ -189,10 +187,10 @@ def page(result: dict[str, Any], name: str) -> str:
             f"![Full kv_heads by layer](../images/{name}_map.png)",
         ],
         *(layers(result, fraction) for fraction in budgets),
-        *_stability_part(result),
+        stability(result),
         ["## Gates at the end", "", *gates(result)],
     ]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def draw(result: dict[str, Any], name: str) -> None:
@@ -240,7 +238,9 @@ def draw(result: dict[str, Any], name: str) -> None:
             place.set(title=f"{fraction:g}, {when} repair", xlabel="distance, tokens")
     axes[0, 0].set_ylabel("right answers, %")
     axes[1, 0].set_ylabel("right answers, %")
-    axes[0, -1].legend(fontsize=6)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.savefig(DOCS / "images" / f"{name}_distance.png", dpi=110)
 
 

@@ -139,10 +139,11 @@ class Study:
         self.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        self.settings = DRY if options.dry_run else SMALL if options.small else FULL
-        self.base_training = (
-            DRY_BASE if options.dry_run else SMALL_BASE if options.small else FULL_BASE
-        )
+        self.settings, self.base_training = FULL, FULL_BASE
+        if options.dry_run:
+            self.settings, self.base_training = DRY, DRY_BASE
+        elif options.small:
+            self.settings, self.base_training = SMALL, SMALL_BASE
         self.seeds = SEEDS[:1] if options.dry_run else SEEDS[: options.seeds]
         self.notes: dict[str, Any] = {}
         self.failed: list[str] = []
