@@ -16,6 +16,7 @@ import torch
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.evaluation.results import PositionBucket, PositionLoss
 from hydrahead.evaluation.statistics import mean_and_standard_error
+from hydrahead.model.cache_name import CACHE_NAME
 from hydrahead.model.finite import not_finite
 from hydrahead.model.names import embeddings_of, name_of
 from hydrahead.tasks.vocabulary import require_vocabulary
@@ -143,12 +144,12 @@ def _token_losses(model: Any, rows: torch.Tensor) -> torch.Tensor:
         )
         losses.append(loss.view(batch, -1).double().cpu())
         if not last:
-            past = getattr(output, "past_key_values", None)
+            past = getattr(output, CACHE_NAME, None)
             if past is None:
                 raise HydraHeadError(
                     f"the model gives no cache, so {length} tokens cannot be read in pieces",
                     where="loss by position",
                     mend=f"use lengths up to {piece}",
                 )
-            cache = {"past_key_values": past}
+            cache = {CACHE_NAME: past}
     return torch.cat(losses, dim=1)

@@ -189,6 +189,11 @@ class HydraCache(Cache):
         return [False] * len(self.states)
 
     @property
+    def is_linear(self) -> list[bool]:
+        """Never all True: `generate` takes that for a cache that cannot tell its length."""
+        return [False] * max(1, len(self.states))
+
+    @property
     def batch_size(self) -> int:
         """Rows, -1 before the first token."""
         return -1 if self._positions is None else self._positions.shape[0]

@@ -47,7 +47,7 @@ class HydraConfig(PreTrainedConfig):
     model_type = "hydrahead"
     # transformers makes __init__ take more than its signature says: no checker may bind to that.
     __no_type_check__ = True
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     family: str = "llama"
     vocab_size: int = 32000

@@ -18,6 +18,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.core.seeds import derive_seed
 from hydrahead.model.cache import HydraCache
+from hydrahead.model.cache_name import CACHE_NAME
 from hydrahead.model.finite import FiniteLogits
 from hydrahead.model.loading import load_any_causal_lm, load_tokenizer
 from hydrahead.model.names import embeddings_of, name_of
@@ -115,7 +116,7 @@ def generate_text(
         )
     seconds = time.perf_counter() - start
     new = output.sequences[0, ids.shape[1] :]
-    cache = getattr(output, "past_key_values", None)
+    cache = getattr(output, CACHE_NAME, None)
     return GeneratedText(
         text=cast(str, tokenizer.decode(new, skip_special_tokens=True)),
         prompt_tokens=ids.shape[1],

@@ -25,6 +25,7 @@ from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.adapters import require_adapter
 from hydrahead.model.attention import HydraAttention
 from hydrahead.model.cache import HydraCache, prepare_cache, require_hydra_cache
+from hydrahead.model.cache_name import CACHE_NAME, CACHE_NAMES, one_cache
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.context import build_context
 from hydrahead.model.fp32 import FP32_MODULES, apply_keeping_fp32, reset_new_parameters
@@ -73,7 +74,7 @@ class HydraPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _no_split_modules: ClassVar[list[str]] = ["HydraLayer"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = list(CACHE_NAMES)
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = list(FP32_MODULES)
 
     def _check_and_adjust_attn_implementation(
@@ -122,6 +123,7 @@ class HydraModel(HydraPreTrainedModel):
         inputs_embeds: Float[Tensor, "b t d"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states after the last norm.
@@ -138,6 +140,7 @@ class HydraModel(HydraPreTrainedModel):
             training
                 or when `position_ids` are given, since rows may then be packed.
             output_hidden_states: also return the input of every block and the final output.
+            cache: `past_key_values` under the name it has since transformers 5.24.
 
         Raises:
             HydraHeadError: a foreign cache, a mask or positions that cannot be, packed rows with a
@@ -149,7 +152,7 @@ class HydraModel(HydraPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         assert inputs_embeds is not None
-        cache = self._cache(past_key_values, use_cache, position_ids)
+        cache = self._cache(one_cache(past_key_values, cache), use_cache, position_ids)
         context = build_context(
             inputs_embeds,
             attention_mask=attention_mask,
@@ -176,8 +179,8 @@ class HydraModel(HydraPreTrainedModel):
         hidden = self.norm(hidden)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            past_key_values=cache,
             hidden_states=(*seen, hidden) if output_hidden_states else None,
+            **{CACHE_NAME: cast(Any, cache)},
         )
 
     def init_states(self, batch: int, *, capacity: int | None = None) -> list[list[MixerState]]:
@@ -236,6 +239,7 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Next-token logits, and the loss where labels are given.
@@ -255,6 +259,7 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=False if use_cache is None and labels is not None else use_cache,
             output_hidden_states=output_hidden_states,
@@ -274,8 +279,8 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
         )
         return result.to_tuple() if return_dict is False else result
 
@@ -288,13 +293,13 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """Hand `generate` a `HydraCache` (the one place where its cache is chosen)."""
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE_NAME)
         implementation = generation_config.cache_implementation
         if given is not None:
             require_hydra_cache(given)
             if implementation is not None:
                 raise HydraHeadError(
-                    "both past_key_values and cache_implementation are given",
+                    f"both {CACHE_NAME} and cache_implementation are given",
                     mend="give one of them",
                 )
             given._is_user_defined = True
@@ -302,9 +307,7 @@ class HydraForCausalLM(HydraPreTrainedModel, GenerationMixin):
         if generation_config.use_cache is False:
             return
         wanted = getattr(generation_config, "max_cache_len", None) or 0
-        model_kwargs["past_key_values"] = prepare_cache(
-            implementation, max(max_cache_length, wanted)
-        )
+        model_kwargs[CACHE_NAME] = prepare_cache(implementation, max(max_cache_length, wanted))
 
 
 def _require_matching(config: HydraConfig, plan: HeadPlan) -> None:

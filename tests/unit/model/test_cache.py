@@ -6,6 +6,7 @@ from transformers import DynamicCache
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.cache import HydraCache, prepare_cache
+from hydrahead.model.cache_name import CACHE_NAME, CACHE_NAMES
 from tiny_hybrids import PLANS, assert_close, tiny_hybrid, tokens
 
 PLAN = PLANS["own-window"]
@@ -54,12 +55,24 @@ def test_a_raw_call_makes_a_cache_when_asked() -> None:
     assert model(ids).past_key_values is None
 
 
+def test_both_of_its_names_are_taken_and_two_caches_are_refused() -> None:
+    model, ids = tiny_hybrid(PLAN), tokens(2, 9)
+    caches = {name: HydraCache() for name in CACHE_NAMES}
+    first, second = (model(ids, **{name: cache}) for name, cache in caches.items())
+    assert_close(first.logits, second.logits)
+    for output, cache in zip((first, second), caches.values(), strict=True):
+        assert getattr(output, CACHE_NAME) is cache
+        assert cache.get_seq_length() == 9
+    with pytest.raises(HydraHeadError, match="two names of one thing"):
+        model(ids, **caches)
+
+
 def test_foreign_caches_are_refused() -> None:
     model, ids = tiny_hybrid(PLAN), tokens(2, 9)
     with pytest.raises(HydraHeadError, match="DynamicCache cannot hold"):
         model(ids, past_key_values=DynamicCache())
     with pytest.raises(HydraHeadError, match="DynamicCache cannot hold"):
-        model.generate(ids, max_new_tokens=2, past_key_values=DynamicCache(), pad_token_id=0)
+        model.generate(ids, max_new_tokens=2, **{CACHE_NAME: DynamicCache()}, pad_token_id=0)
     with pytest.raises(NotImplementedError):
         HydraCache().update(None, None, 0)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
 from hydrahead.model.cache import HydraCache
+from hydrahead.model.cache_name import CACHE_NAME
 from hydrahead.model.modeling import HydraForCausalLM
 from tiny_hybrids import GEOMETRY, PLANS, assert_close, left_padded, tiny_hybrid, tokens
 
@@ -96,10 +97,10 @@ def test_a_cache_carries_on(model: HydraForCausalLM) -> None:
     """The second call reads only what is new: nothing but the answer's last token and the rest."""
     ids = tokens(1, 13)
     cache = HydraCache()
-    first = generate(model, ids, past_key_values=cache)
+    first = generate(model, ids, **{CACHE_NAME: cache})
     assert cache.get_seq_length() == 13 + NEW - 1
     more = torch.cat((first, tokens(1, 3, seed=5)), dim=1)
-    assert torch.equal(generate(model, more, past_key_values=cache), by_hand(model, more))
+    assert torch.equal(generate(model, more, **{CACHE_NAME: cache}), by_hand(model, more))
 
 
 def test_embeddings_as_input(model: HydraForCausalLM) -> None:
@@ -128,8 +129,8 @@ def test_caches_that_do_not_fit_are_refused(model: HydraForCausalLM) -> None:
     for name in ("offloaded", "offloaded_static"):
         with pytest.raises(HydraHeadError, match=f"cache_implementation '{name}'"):
             generate(model, ids, cache_implementation=name)
-    with pytest.raises(HydraHeadError, match="both past_key_values and cache_implementation"):
-        generate(model, ids, past_key_values=HydraCache(), cache_implementation="static")
+    with pytest.raises(HydraHeadError, match=f"both {CACHE_NAME} and cache_implementation"):
+        generate(model, ids, **{CACHE_NAME: HydraCache()}, cache_implementation="static")
 
 
 def test_logits_to_keep(model: HydraForCausalLM) -> None:
