@@ -1,4 +1,4 @@
-"""The models of the Falcon-H1 study: five ways to mix tokens, at equal parameters.
+"""The models of the Falcon-H1 study: ways to mix tokens, at equal parameters.
 
 All have the same layers, width and vocabulary and, but for `mamba2`, the same kv_heads, so an equal
 key-value cache; the MLP's width makes up for what the mixers differ in.
@@ -23,6 +23,8 @@ from hydrahead.plan.specs.mamba2 import Mamba2Spec
 from hydrahead.plan.specs.window import WindowSpec
 
 KV_HEADS = 4
+WINDOW, SINKS = 32, 4
+"""Of the heads that are not full, from the start or in the sweep."""
 REFERENCE_MLP = 320
 """MLP width of the attention-only arm; the others' follow from it."""
 
@@ -110,6 +112,24 @@ def _gated_delta(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
     return config, HeadPlan(geometry=geometry, layers=tuple(layers))
 
 
+def _planned(
+    full_layers: tuple[int, ...],
+) -> Callable[[Size, int], tuple[dict[str, Any], HeadPlan]]:
+    """Both kinds of heads, with windows from the start: one full kv_head in each layer named."""
+
+    def describe(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
+        config, plan = _parallel(size, mlp)
+        window = WindowSpec(window=WINDOW, sinks=SINKS)
+        layers = []
+        for index, layer in enumerate(plan.layers):
+            first = FullSpec() if index in full_layers else window
+            units = (first, *[window] * (KV_HEADS - 1))
+            layers.append(LayerPlan(units=units, parallel=layer.parallel))
+        return config, HeadPlan(geometry=plan.geometry, layers=tuple(layers))
+
+    return describe
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way to mix, and how its Mamba-2 heads start."""
@@ -124,6 +144,8 @@ ARMS: Mapping[str, Arm] = {
     "mamba2": Arm(describe=_mamba2),
     "gated_delta": Arm(describe=_gated_delta),
     "parallel_hf_start": Arm(describe=_parallel, start="transformers"),
+    "parallel_plan": Arm(describe=_planned((1, 3))),
+    "parallel_windows": Arm(describe=_planned(())),
 }
 SWEPT = ("attention", "parallel")
 """Arms whose full heads are given away afterwards."""

@@ -1,6 +1,6 @@
 """Which training route of the state-space scan is right, and which is fastest, on this GPU.
 
-    python routes.py OUT.json
+    python routes.py OUT.json [SHAPE]
 
 At the study's shape and at that of Falcon-H1-0.5B; forward and backward, bf16, against the
 reference in fp64. Written after every measurement: a route that does not compile in time is left
@@ -92,7 +92,7 @@ def main() -> None:
     stack = detect_stack(device)
     record: dict[str, Any] = {"stack": str(stack), "shapes": SHAPES, "measured": {}}
     record["simple_gla_wrong_in_bf16"] = is_known_wrong("simple_gla", torch.bfloat16, stack)
-    for shape, name in ORDER:
+    for shape, name in (pair for pair in ORDER if pair[0] in (sys.argv[2:] or SHAPES)):
         try:
             found = measure(SHAPES[shape], name, device)
         except Exception as error:

@@ -1,11 +1,12 @@
 """The Falcon-H1 study: attention and Mamba-2 heads beside each other, and a plan inside the block.
 
-    python benchmarks/falcon_h1/study.py --out DIR [--minutes 9] [--no-speed] [--dry-run]
+    python benchmarks/falcon_h1/study.py --out DIR [--minutes 9] [--steps N] [--no-speed] [--small]
 
 Every arm of `arms.py` is trained at equal parameters and tokens with three seeds, all runs as
 processes on the one GPU at once; then the full heads of the arms in `SWEPT` are given away to
 windows, fewer and fewer by score, each with a short repair. How many steps there are follows from
-the pace of the slowest run and from --minutes. DIR gets, always as far as it came: `routes.json`
+the pace of the slowest run and from --minutes, or is given by --steps, so that arms can be trained
+at another time on as many tokens. DIR gets, always as far as it came: `routes.json`
 (which kernel trains the scan), `speed.json` (prefill and decoding by context), `study.json`.
 
 --no-speed leaves the first two out (routes.py and speed.py make them at another time) and trains
@@ -36,7 +37,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from arms import ARMS, FROM_TEACHER, SWEPT, Size, matched_mlp, num_parameters  # noqa: E402
+from arms import ARMS, FROM_TEACHER, SWEPT, WINDOW, Size, matched_mlp, num_parameters  # noqa: E402
 from data import Extent, make  # noqa: E402
 
 from hydrahead.core.jsonio import write_json  # noqa: E402
@@ -181,7 +182,7 @@ class Study:
             "size": asdict(self.size),
             "extent": asdict(self.extent),
             "lr": 3e-3,
-            "window": 16 if self.dry else 32,
+            "window": 16 if self.dry else WINDOW,
             "repair_steps": 2 if self.dry else 100,
             "pace_steps": 2 if self.dry else 30,
             "deadline": self.deadline - (4 if self.dry else 10),
@@ -234,8 +235,12 @@ class Study:
     def _tail(self, run: tuple[str, int]) -> str:
         return (self.scratch / f"log_{run[0]}_{run[1]}.txt").read_text(errors="replace")[-600:]
 
-    def train(self) -> None:
-        """Meet twice, then let them run until the time is up."""
+    def train(self, fixed: int | None) -> None:
+        """Meet twice, then let them run until the time is up.
+
+        Args:
+            fixed: Steps of every run, in place of what the pace allows.
+        """
         ready = self.gather("ready", 120)
         self.say(f"{len(ready)} runs are warm")
         write_json(self.scratch / "measure.json", {})
@@ -244,7 +249,7 @@ class Study:
         left = (self.deadline - time.time()) * (1 - SWEEP_SHARE) - 15
         # What slows the slowest is the others, which are done earlier.
         typical = 0.5 * (slowest + sum(pace.values()) / len(pace))
-        steps = min(self.extent.steps, max(12, int(left / typical)))
+        steps = fixed or min(self.extent.steps, max(12, int(left / typical)))
         self.record["pace"] = {f"{arm} {seed}": value for (arm, seed), value in pace.items()}
         self.record["steps"] = steps
         self.say(f"{steps} steps at {1000 * slowest:.0f} ms for the slowest")
@@ -290,6 +295,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the Falcon-H1 study")
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--minutes", type=float, default=9.0, help="of the whole call")
+    parser.add_argument("--steps", type=int, help="of every run; by the pace and --minutes")
     parser.add_argument("--no-speed", action="store_true", help="skip routes.py and speed.py")
     parser.add_argument("--route", choices=("reference", *ROUTES), help="training kernels")
     parser.add_argument("--no-graphs", action="store_true", help="train without CUDA graphs")
@@ -318,7 +324,7 @@ def main() -> int:
         study.start(route, graphs=not arguments.no_graphs)
         study.data()
         study.say("data made")
-        study.train()
+        study.train(arguments.steps)
     finally:
         study.stop()
     study.say("done")

@@ -1,11 +1,13 @@
 """Fast kernels against the references on a GPU: outputs, final states, every gradient.
 
-    python benchmarks/kernels/verify.py --out verify.json [--op gated_delta] [--quick] [--workers 8]
+    python benchmarks/kernels/verify.py --out verify.json [--op OP ...] [--quick] [--workers 8]
 
 The truth is the reference in fp64 on the same (rounded) inputs. Fresh memory is filled with NaN, so
 that a kernel that reads what it did not write is found. Errors are relative: norm of the difference
 over norm of the truth; NaN fails. Exit code 1 if anything failed. Compiling takes nearly all of the
-time, on the CPU: cases that compile the same kernels go to one worker process.
+time, on the CPU: cases that compile the same kernels go to one worker process. fla compiles every
+kernel in dozens of tile sizes, to choose the fastest; --tile-sizes N leaves N of them, evenly
+spread, where the time does not allow for all.
 """
 
 import argparse
@@ -174,8 +176,25 @@ def check(case: Case, device: torch.device) -> list[Check]:
     return checks
 
 
-def try_cases(cases: list[Case]) -> list[tuple[Case, list[Check] | str, float]]:
+def limit_tile_sizes(count: int) -> None:
+    """Let kernels that are defined from now on be tuned among `count` of their configurations."""
+    from triton.runtime.autotuner import Autotuner
+
+    initialise = Autotuner.__init__
+
+    def limited(self: Any, fn: Any, arg_names: Any, configs: Any, *rest: Any, **named: Any) -> None:
+        step = max(1, len(configs) // count)
+        initialise(self, fn, arg_names, configs[step // 2 :: step][:count], *rest, **named)
+
+    Autotuner.__init__ = limited  # type: ignore[method-assign]
+
+
+def try_cases(
+    cases: list[Case], tile_sizes: int | None
+) -> list[tuple[Case, list[Check] | str, float]]:
     """Each case with its checks, or with what went wrong, and its seconds."""
+    if tile_sizes is not None and "fla" not in sys.modules:
+        limit_tile_sizes(tile_sizes)
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     device, found = torch.device("cuda", 0), []
     for case in cases:
@@ -253,15 +272,18 @@ def main() -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(description="fast kernels against the references")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
-    parser.add_argument("--op", choices=list(REFERENCES), help="only this operation")
+    parser.add_argument("--op", choices=list(REFERENCES), nargs="+", help="only these operations")
+    parser.add_argument("--tile-sizes", type=int, help="of every kernel; all")
     parser.add_argument("--quick", action="store_true", help="one shape per operation")
     parser.add_argument("--workers", type=int, default=1, help="processes that compile and check")
     arguments = parser.parse_args()
-    cases = [c for c in all_cases(arguments.quick) if arguments.op in (None, c.op)]
+    cases = [c for c in all_cases(arguments.quick) if c.op in (arguments.op or REFERENCES)]
     record = Record(arguments.out, cases)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
-        waiting: list[Future[Any]] = [pool.submit(try_cases, group) for group in alike(cases)]
+        waiting: list[Future[Any]] = [
+            pool.submit(try_cases, group, arguments.tile_sizes) for group in alike(cases)
+        ]
         for done in as_completed(waiting):
             for found in done.result():
                 record.add(*found)
