@@ -64,6 +64,11 @@ def test_the_results_page_is_what_its_files_say() -> None:
     assert (ROOT / "docs" / "results" / "README.md").read_text() == made
 
 
+def test_the_falcon_page_is_what_its_files_say() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks" / "falcon_h1" / "page.py"))["page"]()
+    assert (ROOT / "docs" / "results" / "falcon_h1.md").read_text() == made
+
+
 @pytest.mark.parametrize("name", ["allocation", "allocation_small"])
 def test_the_allocation_pages_are_what_their_files_say(name: str) -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "allocation" / "page.py"))

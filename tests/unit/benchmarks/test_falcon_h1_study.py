@@ -22,14 +22,13 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 def study(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Imports a module of the study by name; none of them stays imported."""
     monkeypatch.syspath_prepend(str(BENCHMARKS / "falcon_h1"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
     yield load
-    for name in ("arms", "data", "step", "train", "from_teacher", "study", "results_page"):
+    for name in ("arms", "data", "step", "train", "from_teacher", "study", "page"):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -114,13 +113,18 @@ def test_the_page_has_means_ranges_and_quarters_over_seeds(study: Any) -> None:
         "steps": 30,
         "settings": {
             "base": "teacher",
-            "extent": {"lengths": [256], "samples": 48, "tokens_per_step": 1024},
+            "extent": {
+                "lengths": [256],
+                "samples": 48,
+                "tokens_per_step": 1024,
+                "eval_lengths": [256],
+            },
         },
         "runs": runs,
     }
-    lines = study("results_page").falcon_section(result)
+    lines = study("page").section("From a teacher", result)
     swept = [line for line in lines if line.startswith("| attention")]
-    assert swept[0] == "| attention | 0.5 | score | before | 2 | 1,024 | 0 (0 - 0) |"
-    assert swept[1] == "| attention | 0.5 | score | after | 2 | 1,024 | 75 (50 - 100) |"
+    assert swept[0] == "| attention | 0.5 | score | before | 2 | 1 | 0 (0 - 0) |"
+    assert swept[1] == "| attention | 0.5 | score | after | 2 | 1 | 75 (50 - 100) |"
     assert swept[3].startswith("| attention | 0 | score | after")
-    assert swept[5].endswith("| 2 | 1,024 | 2.50 | 4.00 | 2.00 | 2.00 | 2.00 |")
+    assert swept[5].endswith("| 2 | 1 | 2.50 | 4.00 | 2.00 | 2.00 | 2.00 |")
