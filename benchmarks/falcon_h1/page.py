@@ -38,7 +38,7 @@ def section(title: str, result: Any) -> list[str]:
         parts += ["", QUARTERS, *_arms(result, None)]
     parts += ["", "Recall as heads are given away:", *_swept(result, length)]
     parts += ["", QUARTERS, *_swept(result, None)]
-    return parts + _speed(result.get("speed"))
+    return parts + _speed(result.get("speed")) + _routes(result.get("routes"))
 
 
 def _taught(result: Any, length: int) -> str:
@@ -126,6 +126,19 @@ def _speed(speed: Any) -> list[str]:
     head += f"{speed['git_commit'][:12]}, n = 1 prefill, median of 10 decoded tokens."
     header = ["model", "context", "prefill, s", "decode, ms per token", "cache bytes"]
     return ["", head, *table(header, rows)]
+
+
+def _routes(routes: Any) -> list[str]:
+    if routes is None:
+        return []
+    rows = [
+        [name, f"{found['milliseconds']:.2f}", f"{found['error']:.1e}", f"{found['peak_bytes']:,}"]
+        for name, found in routes["measured"].items()
+    ]
+    head = f"Training routes of the scan, forward and backward: {routes['device']}, "
+    head += f"{routes['stack']}, `{routes['command']}`, commit {routes['git_commit'][:12]}, "
+    head += f"{routes['n']}; {routes['note']}."
+    return ["", head, *table(["shape/route", "ms", "error", "peak bytes"], rows)]
 
 
 def page() -> str:
