@@ -24,7 +24,7 @@ def demo(teacher: str | Path = SMALL_TEACHER, device: str = "cpu", seed: int = 0
     """
     return DemoRun(
         teacher=str(teacher),
-        score=ScoreStep(settings={"pairs": 4, "length": 256}, batch_size=4),
+        score=ScoreStep(settings={"pairs": 8, "length": 256}, batch_size=4),
         plan=PlanStep(full_fraction=0.25),
         twins=RepairStep(
             data=DATA,
