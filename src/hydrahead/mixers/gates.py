@@ -73,6 +73,6 @@ class DeltaGates(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             x = hidden.to(dtype)
             step = F.linear(x, self.decay_weight.to(dtype), self.dt_bias.to(dtype))
-            log_decay = -self.A_log.to(dtype).exp() * F.softplus(step)
-            write = F.linear(x, self.beta_weight.to(dtype), self.beta_bias.to(dtype))
-            return log_decay, self.beta_range * write.sigmoid()
+            log_decay = self.A_log.to(dtype).exp().neg() * F.softplus(step)
+            write = F.linear(x, self.beta_weight.to(dtype), self.beta_bias.to(dtype)).sigmoid()
+            return log_decay, write if self.beta_range == 1.0 else self.beta_range * write

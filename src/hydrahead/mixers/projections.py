@@ -1,13 +1,16 @@
 """The front end attention-like mixers share: q, k and v projections, per-head norms, rotation.
 
-Numerically the same as transformers' Llama, Mistral, Qwen2 and Qwen3 attention in fp32 and bf16:
-linear, then (Qwen3 only) RMSNorm over head_dim with the variance in fp32, then rotate-half RoPE.
+What transformers' Llama, Mistral, Qwen2 and Qwen3 attention computes: linear, then (Qwen3 only)
+RMSNorm over head_dim with the variance in fp32, then rotate-half RoPE. Each step is as few tensor
+calls as torch has for it, since a decoded token waits for their launches; in bf16 it therefore
+rounds less often than transformers does.
 Rows of every weight are in mixer order: head by head, `head_dim` rows each.
 """
 
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,8 +20,7 @@ from hydrahead.mixers.contract import MixerShape, RowAxis, TeacherHeads
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis with a learned weight (as in Llama and Qwen3).
 
-    The mean square is taken in fp32 (fp64 for fp64 inputs); the weight multiplies after the return
-    to the input dtype.
+    Computed in fp32 (fp64 for fp64 inputs) and rounded once, in one launch on a GPU.
     """
 
     def __init__(self, size: int, eps: float) -> None:
@@ -33,9 +35,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
         """Normalise the last axis to mean square one, then scale it by the weight."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = wide.pow(2).mean(-1, keepdim=True)
-        return self.weight * (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def apply_rope(
@@ -47,7 +47,19 @@ def apply_rope(
     """
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)
+    return torch.addcmul(x * cos.unsqueeze(2), turned, sin.unsqueeze(2))
+
+
+def rotate(
+    q: Float[Tensor, "b t h e"],
+    k: Float[Tensor, "b t n e"],
+    cos: Float[Tensor, "b t e"],
+    sin: Float[Tensor, "b t e"],
+) -> tuple[Float[Tensor, "b t h e"], Float[Tensor, "b t n e"]]:
+    """`apply_rope` on queries and keys together: half the launches."""
+    heads = apply_rope(torch.cat((q, k), dim=2), cos, sin)
+    q, k = heads.split((q.shape[2], k.shape[2]), dim=2)
+    return q, k
 
 
 class Projections(nn.Module):

@@ -51,10 +51,10 @@ class StateGates(nn.Module):
         """Step and log_decay (<= 0) of every token and head, in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(dt.dtype, torch.float32)
         with torch.autocast(dt.device.type, enabled=False):
-            step = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
+            step = F.softplus(dt + self.dt_bias.to(dtype))
             if self.dt_min > 0 or self.dt_max is not None:
                 step = step.clamp(self.dt_min, self.dt_max)
-            return step, -self.A_log.to(dtype).exp() * step
+            return step, self.A_log.to(dtype).exp().neg() * step
 
     def skip(
         self, out: Float[Tensor, "b t h e"], x: Float[Tensor, "b t h e"]
@@ -62,7 +62,7 @@ class StateGates(nn.Module):
         """Out + D x, in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return out.to(dtype) + self.D.to(dtype).unsqueeze(-1) * x.to(dtype)
+            return torch.addcmul(out, self.D.to(dtype).unsqueeze(-1), x)
 
 
 def bias_of_steps(steps: Float[Tensor, " h"]) -> Float[Tensor, " h"]:

@@ -1,9 +1,8 @@
 """The hybrid as a transformers model: a Llama-shaped decoder whose attention is a plan's mixers.
 
-Norms, MLP and rotary embedding are transformers' own Llama modules, which Qwen3, Qwen2, Llama and
-Mistral share numerically; what differs between the families (biases, per-head norms, rope scaling,
-windows) is in the configuration and the plan. An all-full plan computes what the teacher's own
-class computes.
+Norms, MLP and rotary embedding are those of Llama, which Qwen3, Qwen2, Llama and Mistral share
+numerically; what differs between the families (biases, per-head norms, rope scaling, windows) is in
+the configuration and the plan. An all-full plan computes what the teacher's own class computes.
 """
 
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.mixers.contract import MixContext, MixerState
+from hydrahead.mixers.projections import RMSNorm
 from hydrahead.mixers.softmax import implementations
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.adapters import require_adapter
@@ -40,8 +40,8 @@ class HydraLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = HydraAttention(config, plan, layer)
         self.mlp = ScaledMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.residual_in_tap = TapPoint()
         self.attention_input_tap = TapPoint()
         self.attention_output_tap = TapPoint()
