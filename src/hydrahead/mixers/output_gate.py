@@ -7,6 +7,7 @@ whatever b is. Parameters are fp32: in bf16 the small early steps of W and b wou
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,5 +35,5 @@ class OutputGate(nn.Module):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-            gate = torch.sigmoid(hidden.to(dtype) @ weight.T + bias) / torch.sigmoid(bias)
+            gate = F.linear(hidden.to(dtype), weight, bias).sigmoid() / bias.sigmoid()
             return (output * gate.unflatten(-1, (-1, self.head_dim))).to(output.dtype)

@@ -43,11 +43,19 @@ def apply_rope(
 ) -> Float[Tensor, "b t heads e"]:
     """Rotate the two halves of head_dim against each other (RoPE, arXiv 2104.09864).
 
-    Computed in the promoted dtype of `x` and the tables, which the model builds in `x`'s dtype.
+    Computed in the promoted dtype of `x` and the tables, which the model builds in `x`'s dtype. The
+    first half of `sin` is negated (`rope_tables`), so that the halves only trade places.
     """
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    turned = x.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(x * cos.unsqueeze(2), turned, sin.unsqueeze(2))
+
+
+def rope_tables(
+    cos: Float[Tensor, "b t e"], sin: Float[Tensor, "b t e"]
+) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"]]:
+    """What `apply_rope` takes, from cosines and sines of the angles (both halves alike)."""
+    first, second = sin.chunk(2, dim=-1)
+    return cos, torch.cat((-first, second), dim=-1)
 
 
 def rotate(

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.mixers.contract import MixContext, MixerState
-from hydrahead.mixers.projections import RMSNorm
+from hydrahead.mixers.projections import RMSNorm, rope_tables
 from hydrahead.mixers.softmax import implementations
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.adapters import require_adapter
@@ -31,6 +31,16 @@ from hydrahead.model.context import build_context
 from hydrahead.model.fp32 import FP32_MODULES, apply_keeping_fp32, reset_new_parameters
 from hydrahead.model.scaled import FinalNorm, ScaledEmbedding, ScaledMLP
 from hydrahead.plan.head_plan import HeadPlan
+
+
+class Rotary(LlamaRotaryEmbedding):
+    """Llama's rotary embedding (with every kind of scaling), as our `apply_rope` takes it."""
+
+    def forward(
+        self, x: Tensor, position_ids: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"]]:
+        """(cos, sin) in the dtype of `x`."""
+        return rope_tables(*super().forward(x, position_ids))
 
 
 class HydraLayer(GradientCheckpointingLayer):
@@ -111,7 +121,7 @@ class HydraModel(HydraPreTrainedModel):
             HydraLayer(config, plan, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = FinalNorm(config)
-        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
+        self.rotary_emb = Rotary(cast(Any, config))
         self.post_init()
 
     def forward(
