@@ -241,7 +241,7 @@ def _scale_queries(q: Tensor, context: AttentionContext, base: float) -> Tensor:
     def scale() -> Tensor:
         return torch.log(context.positions.to(wide) + base) / math.log(base)
 
-    return (q * context.once(("query scale", base), scale)[:, :, None, None]).to(q.dtype)
+    return (q * context.once(("query scale", base, wide), scale)[:, :, None, None]).to(q.dtype)
 
 
 def _join(parts: list[Tensor], *, dim: int) -> Tensor:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hydrahead.mixers.autocast import no_autocast
+
 
 class OutputGate(nn.Module):
     """Elementwise gate over the outputs of `num_heads` q_heads; head_dim rows each, mixer order."""
@@ -33,7 +35,7 @@ class OutputGate(nn.Module):
     ) -> Float[Tensor, "b t h e"]:
         """The gated output, in the dtype of `output`; computed in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             weight, bias = self.weight.to(dtype), self.bias.to(dtype)
             gate = F.linear(hidden.to(dtype), weight, bias).sigmoid() / bias.sigmoid()
             return (output * gate.unflatten(-1, (-1, self.head_dim))).to(output.dtype)

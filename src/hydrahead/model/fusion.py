@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hydrahead.mixers.autocast import no_autocast
+
 EPS = 1e-6
 
 
@@ -40,7 +42,7 @@ class Fusion(nn.Module):
     def forward(self, heads: Float[Tensor, "b t q e"]) -> Float[Tensor, "b t q e"]:
         """The heads at their learned scales, in the dtype they came in."""
         # All heads are scaled and some of them not used: fewer launches than run by run.
-        with torch.autocast(heads.device.type, enabled=False):
+        with no_autocast(heads.device):
             normed = F.rms_norm(heads, heads.shape[-1:], eps=EPS)
             scaled = (normed * self.gamma[:, None]).to(heads.dtype)
         if len(self._runs) == 1:

@@ -33,8 +33,11 @@ from hydrahead.model.scaled import FinalNorm, ScaledEmbedding, ScaledMLP
 from hydrahead.plan.head_plan import HeadPlan
 
 
-class Rotary(LlamaRotaryEmbedding):
-    """Llama's rotary embedding (with every kind of scaling), as our `apply_rope` takes it."""
+class HalvesRotaryEmbedding(LlamaRotaryEmbedding):
+    """Llama's rotary embedding (with every kind of scaling), as our `apply_rope` takes it.
+
+    The name must hold "RotaryEmbedding": transformers then makes the frequencies when it loads.
+    """
 
     def forward(
         self, x: Tensor, position_ids: Int[Tensor, "b t"]
@@ -121,7 +124,7 @@ class HydraModel(HydraPreTrainedModel):
             HydraLayer(config, plan, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = FinalNorm(config)
-        self.rotary_emb = Rotary(cast(Any, config))
+        self.rotary_emb = HalvesRotaryEmbedding(cast(Any, config))
         self.post_init()
 
     def forward(
