@@ -35,6 +35,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
         """Normalise the last axis to mean square one, then scale it by the weight."""
+        if x.dtype != self.weight.dtype:  # under autocast; torch fuses equal dtypes only
+            return self.weight * F.rms_norm(x, self.weight.shape, eps=self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
