@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hydrahead.mixers.build import build_mixer, mixer_shape
 from hydrahead.mixers.contract import HeadMixer, MixContext, MixerShape, TeacherHeads
+from hydrahead.mixers.projections import rope_tables
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.assignment import HeadGroup
 from hydrahead.plan.geometry import Unit
@@ -39,7 +40,8 @@ def context(rows: int, length: int) -> MixContext:
     positions = torch.arange(length).expand(rows, -1)
     angles = positions[..., None] * torch.logspace(0, -3, GEOMETRY.head_dim // 2)
     both = torch.cat((angles, angles), dim=-1).double()
-    return MixContext(positions=positions, cos=both.cos(), sin=both.sin())
+    cos, sin = rope_tables(both.cos(), both.sin())
+    return MixContext(positions=positions, cos=cos, sin=sin)
 
 
 def moved(parameter: Tensor, order: list[int]) -> Tensor:

@@ -32,7 +32,7 @@ from hydrahead.mixers.contract import (
 )
 from hydrahead.mixers.head_order import runs_of, take_heads
 from hydrahead.mixers.output_gate import OutputGate
-from hydrahead.mixers.projections import Projections, apply_rope
+from hydrahead.mixers.projections import Projections, rotate
 from hydrahead.mixers.softmax import attend, attend_varlen, varlen_is_available
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.plan.specs.base import MixerSpec
@@ -147,7 +147,7 @@ class AttentionMixer(HeadMixer):
         facts = with_facts(context)
         q, k, v = self.projections.project(hidden)
         if self.settings.rope:
-            q, k = apply_rope(q, facts.cos, facts.sin), apply_rope(k, facts.cos, facts.sin)
+            q, k = rotate(q, k, facts.cos, facts.sin)
         if self.settings.log_length_scale is not None:
             q = _scale_queries(q, facts, self.settings.log_length_scale)
         q, k, v = self.query_tap(q), self.key_tap(k), self.value_tap(v)
@@ -235,10 +235,13 @@ class AttentionMixer(HeadMixer):
         self._size_classes = tuple(classes)
 
 
-def _scale_queries(q: Tensor, context: MixContext, base: float) -> Tensor:
+def _scale_queries(q: Tensor, context: AttentionContext, base: float) -> Tensor:
     wide = torch.promote_types(q.dtype, torch.float32)
-    scale = torch.log(context.positions.to(wide) + base) / math.log(base)
-    return (q * scale[:, :, None, None]).to(q.dtype)
+
+    def scale() -> Tensor:
+        return torch.log(context.positions.to(wide) + base) / math.log(base)
+
+    return (q * context.once(("query scale", base, wide), scale)[:, :, None, None]).to(q.dtype)
 
 
 def _join(parts: list[Tensor], *, dim: int) -> Tensor:

@@ -8,13 +8,17 @@ are then computed on demand.
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from hydrahead.mixers.contract import MixContext
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,17 @@ class AttentionContext(MixContext):
     padded: bool = False
     plain: bool = False
     packing: Packing | None = None
+    _found: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+    def once(self, key: tuple[object, ...], find: Callable[[], Value]) -> Value:
+        """What `find` gives, found by the first layer that asks for `key` and kept for the others.
+
+        For what follows from the tokens alone: it is the same in every layer. It is kept as long as
+        the forward pass lasts, so it must be small.
+        """
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
 
 
 def with_facts(context: MixContext) -> AttentionContext:

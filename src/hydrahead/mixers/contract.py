@@ -87,7 +87,7 @@ class MixContext:
     `positions` counts within the document and is clamped at 0 for padding. `past_positions` holds
     the same for the cached columns, -1 where a cached column is padding. `valid` is None when every
     new token is real. `documents` (ids, non-decreasing in a row) is given only for packed rows, and
-    never with a cache.
+    never with a cache. `cos` and `sin` are as `projections.rope_tables` gives them.
     """
 
     positions: Int[Tensor, "b t"]

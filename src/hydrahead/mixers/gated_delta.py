@@ -14,17 +14,18 @@ nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from hydrahead.mixers.contract import MixContext, MixerShape, MixerState, RowAxis
 from hydrahead.mixers.gates import DeltaGates
 from hydrahead.mixers.linear_base import LinearMixer, masked, recurrent_dtype, run_kernel
-from hydrahead.mixers.projections import apply_rope
-from hydrahead.mixers.short_conv import QKVConv, Tails
+from hydrahead.mixers.projections import rotate
+from hydrahead.mixers.short_conv import QKVConv
 from hydrahead.plan.specs.gated_delta import GatedDeltaSpec
 
 
@@ -33,19 +34,8 @@ class GatedDeltaState(MixerState):
     """One matrix per group in fp32, and the convolutions' last inputs in the model's dtype."""
 
     recurrent: Float[Tensor, "b n e e"]
-    conv_q: Float[Tensor, "b he past"] | None = None
-    conv_k: Float[Tensor, "b ne past"] | None = None
-    conv_v: Float[Tensor, "b ne past"] | None = None
-
-    @property
-    def tails(self) -> Tails:
-        """The last inputs of the convolutions on q, k and v."""
-        return self.conv_q, self.conv_k, self.conv_v
-
-    @classmethod
-    def of(cls, recurrent: Tensor, tails: Tails) -> Self:
-        """A state from its matrix and the convolutions' tails."""
-        return cls(recurrent=recurrent, conv_q=tails[0], conv_k=tails[1], conv_v=tails[2])
+    conv: Float[Tensor, "b c past"] | None = None
+    """Channels of q, then k, then v."""
 
 
 class GatedDeltaMixer(LinearMixer):
@@ -87,9 +77,8 @@ class GatedDeltaMixer(LinearMixer):
         )
         if self.conv is None:
             return GatedDeltaState(recurrent=recurrent)
-        return GatedDeltaState.of(
-            recurrent, self.conv.init_tails(batch, device=device, dtype=dtype)
-        )
+        tail = self.conv.init_tail(batch, device=device, dtype=dtype)
+        return GatedDeltaState(recurrent=recurrent, conv=tail)
 
     def forward(
         self, hidden: Float[Tensor, "b t d"], context: MixContext, state: MixerState | None
@@ -97,26 +86,25 @@ class GatedDeltaMixer(LinearMixer):
         """See `HeadMixer.forward`."""
         assert state is None or isinstance(state, GatedDeltaState)
         q, k, v = self.projections.project_raw(hidden)
-        tails: Tails = (None, None, None) if state is None else state.tails
+        tail = None if state is None else state.conv
         if self.conv is not None:
-            (q, k, v), tails = self.conv(
-                q, k, v, tails, documents=context.documents, valid=context.valid
+            (q, k, v), tail = self.conv(
+                q, k, v, tail, documents=context.documents, valid=context.valid
             )
         q, k = self.projections.normalise(q, k)
         if self.spec.rope:
-            q = apply_rope(q, context.cos, context.sin)
-            k = apply_rope(k, context.cos, context.sin)
+            q, k = rotate(q, k, context.cos, context.sin)
         q, k, v = self.query_tap(q), self.key_tap(k), self.value_tap(v)
         log_decay, beta = self.gates(hidden)
         out, recurrent = run_kernel(
             "gated_delta",
-            unit(q),
-            masked(unit(k), context.valid),
+            rms_one(q),
+            masked(rms_one(k) * self.shape.head_dim**-0.5, context.valid),
             masked(v, context.valid),
             masked(log_decay, context.valid),
             masked(beta, context.valid),
             tokens=hidden.shape[1],
-            scale=1.0,
+            scale=self.shape.head_dim**-0.5,
             initial_state=None if state is None else state.recurrent,
             documents=context.documents,
             chunk_size=self.spec.chunk_size,
@@ -124,10 +112,13 @@ class GatedDeltaMixer(LinearMixer):
         out = self.gated(out, hidden)
         if state is None:
             return out, None
-        return out, GatedDeltaState.of(recurrent, tails)
+        return out, GatedDeltaState(recurrent=recurrent, conv=tail)
 
 
-def unit(x: Float[Tensor, "*rest e"], eps: float = 1e-6) -> Float[Tensor, "*rest e"]:
-    """`x` at L2 norm 1, computed in fp32; zero stays zero and has a finite gradient."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
+def rms_one(x: Float[Tensor, "*rest e"], eps: float = 1e-6) -> Float[Tensor, "*rest e"]:
+    """`x` at root mean square 1, computed in fp32; zero stays zero and has a finite gradient.
+
+    That is the L2 norm but for the scale sqrt(e), and torch has it as one launch. `eps` is added to
+    the sum of squares.
+    """
+    return F.rms_norm(x, x.shape[-1:], eps=eps / x.shape[-1])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hydrahead.mixers.autocast import no_autocast
 from hydrahead.mixers.contract import MixerShape
 
 SHORTEST_MEMORY = 16.0
@@ -70,9 +71,9 @@ class DeltaGates(nn.Module):
     ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b t n"]]:
         """log_decay (<= 0) and beta of every token and group, in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             x = hidden.to(dtype)
             step = F.linear(x, self.decay_weight.to(dtype), self.dt_bias.to(dtype))
-            log_decay = -self.A_log.to(dtype).exp() * F.softplus(step)
-            write = F.linear(x, self.beta_weight.to(dtype), self.beta_bias.to(dtype))
-            return log_decay, self.beta_range * write.sigmoid()
+            log_decay = self.A_log.to(dtype).exp().neg() * F.softplus(step)
+            write = F.linear(x, self.beta_weight.to(dtype), self.beta_bias.to(dtype)).sigmoid()
+            return log_decay, write if self.beta_range == 1.0 else self.beta_range * write

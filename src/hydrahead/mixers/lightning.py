@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hydrahead.mixers.contract import MixContext, MixerShape, MixerState
 from hydrahead.mixers.linear_base import LinearMixer, recurrent_dtype, run_kernel
-from hydrahead.mixers.projections import apply_rope
+from hydrahead.mixers.projections import rotate
 from hydrahead.plan.specs.lightning import LightningSpec
 
 
@@ -64,8 +64,7 @@ class LightningMixer(LinearMixer):
         assert state is None or isinstance(state, LightningState)
         q, k, v = self.projections.project(hidden)
         if self.spec.rope:
-            q = apply_rope(q, context.cos, context.sin)
-            k = apply_rope(k, context.cos, context.sin)
+            q, k = rotate(q, k, context.cos, context.sin)
         q, k, v = self.query_tap(q), self.key_tap(k), self.value_tap(v)
         out, recurrent = run_kernel(
             "lightning",

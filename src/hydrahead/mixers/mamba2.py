@@ -173,10 +173,13 @@ class ScanConv(nn.Module):
         """The row behind convolution and SiLU, and the next tail; zero where not valid."""
         kernel = resolve("short_conv", x.device, x.dtype, needs_grad=x.requires_grad)
         out, tail = kernel.chunked(
-            x, self.weight.squeeze(1), tail=tail, documents=documents, valid=valid
+            x,
+            self.weight.squeeze(1),
+            bias=self.bias,
+            tail=tail,
+            documents=documents,
+            valid=valid,
         )
-        if self.bias is not None:
-            out = out + self.bias
         return masked(F.silu(out), valid), tail
 
 

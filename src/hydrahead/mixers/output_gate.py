@@ -7,8 +7,11 @@ whatever b is. Parameters are fp32: in bf16 the small early steps of W and b wou
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from hydrahead.mixers.autocast import no_autocast
 
 
 class OutputGate(nn.Module):
@@ -32,7 +35,7 @@ class OutputGate(nn.Module):
     ) -> Float[Tensor, "b t h e"]:
         """The gated output, in the dtype of `output`; computed in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-            gate = torch.sigmoid(hidden.to(dtype) @ weight.T + bias) / torch.sigmoid(bias)
+            gate = F.linear(hidden.to(dtype), weight, bias).sigmoid() / bias.sigmoid()
             return (output * gate.unflatten(-1, (-1, self.head_dim))).to(output.dtype)

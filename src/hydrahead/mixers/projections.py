@@ -1,13 +1,16 @@
 """The front end attention-like mixers share: q, k and v projections, per-head norms, rotation.
 
-Numerically the same as transformers' Llama, Mistral, Qwen2 and Qwen3 attention in fp32 and bf16:
-linear, then (Qwen3 only) RMSNorm over head_dim with the variance in fp32, then rotate-half RoPE.
+What transformers' Llama, Mistral, Qwen2 and Qwen3 attention computes: linear, then (Qwen3 only)
+RMSNorm over head_dim with the variance in fp32, then rotate-half RoPE. Each step is as few tensor
+calls as torch has for it, since a decoded token waits for their launches; in bf16 it therefore
+rounds less often than transformers does.
 Rows of every weight are in mixer order: head by head, `head_dim` rows each.
 """
 
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,8 +20,7 @@ from hydrahead.mixers.contract import MixerShape, RowAxis, TeacherHeads
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis with a learned weight (as in Llama and Qwen3).
 
-    The mean square is taken in fp32 (fp64 for fp64 inputs); the weight multiplies after the return
-    to the input dtype.
+    Computed in fp32 (fp64 for fp64 inputs) and rounded once, in one launch on a GPU.
     """
 
     def __init__(self, size: int, eps: float) -> None:
@@ -33,9 +35,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
         """Normalise the last axis to mean square one, then scale it by the weight."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean_square = wide.pow(2).mean(-1, keepdim=True)
-        return self.weight * (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype)
+        if x.dtype != self.weight.dtype:  # under autocast; torch fuses equal dtypes only
+            return self.weight * F.rms_norm(x, self.weight.shape, eps=self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def apply_rope(
@@ -43,11 +45,31 @@ def apply_rope(
 ) -> Float[Tensor, "b t heads e"]:
     """Rotate the two halves of head_dim against each other (RoPE, arXiv 2104.09864).
 
-    Computed in the promoted dtype of `x` and the tables, which the model builds in `x`'s dtype.
+    Computed in the promoted dtype of `x` and the tables, which the model builds in `x`'s dtype. The
+    first half of `sin` is negated (`rope_tables`), so that the halves only trade places.
     """
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos.unsqueeze(2) + turned * sin.unsqueeze(2)
+    turned = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos.unsqueeze(2), turned, sin.unsqueeze(2))
+
+
+def rope_tables(
+    cos: Float[Tensor, "b t e"], sin: Float[Tensor, "b t e"]
+) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"]]:
+    """What `apply_rope` takes, from cosines and sines of the angles (both halves alike)."""
+    first, second = sin.chunk(2, dim=-1)
+    return cos, torch.cat((-first, second), dim=-1)
+
+
+def rotate(
+    q: Float[Tensor, "b t h e"],
+    k: Float[Tensor, "b t n e"],
+    cos: Float[Tensor, "b t e"],
+    sin: Float[Tensor, "b t e"],
+) -> tuple[Float[Tensor, "b t h e"], Float[Tensor, "b t n e"]]:
+    """`apply_rope` on queries and keys together: half the launches."""
+    heads = apply_rope(torch.cat((q, k), dim=2), cos, sin)
+    q, k = heads.split((q.shape[2], k.shape[2]), dim=2)
+    return q, k
 
 
 class Projections(nn.Module):

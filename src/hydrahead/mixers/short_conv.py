@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from hydrahead.kernels.backend import resolve
 from hydrahead.mixers.contract import MixerShape
 
-Tails = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""The last inputs of the convolutions on q, k and v."""
-
 
 class ShortConv(nn.Module):
-    """One causal depthwise convolution over the channels of some heads.
+    """The taps of one causal depthwise convolution over the channels of some heads.
 
     Args:
         channels: heads * head_dim; rows of the weight in the order of the heads.
@@ -35,31 +32,9 @@ class ShortConv(nn.Module):
         self.weight.zero_()
         self.weight[:, -1] = 1
 
-    def init_tail(
-        self, batch: int, *, device: torch.device, dtype: torch.dtype
-    ) -> Float[Tensor, "b c past"]:
-        """The past before the first token: zeros."""
-        channels, size = self.weight.shape
-        return torch.zeros(batch, channels, size - 1, device=device, dtype=dtype)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t heads e"],
-        tail: Float[Tensor, "b c past"] | None,
-        *,
-        documents: Int[Tensor, "b t"] | None = None,
-        valid: Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[Float[Tensor, "b t heads e"], Float[Tensor, "b c past"]]:
-        """The convolved row and the next tail; tokens that are not valid come out as zero."""
-        kernel = resolve("short_conv", x.device, x.dtype, needs_grad=x.requires_grad)
-        out, tail = kernel.chunked(
-            x.flatten(2), self.weight, tail=tail, documents=documents, valid=valid
-        )
-        return out.unflatten(2, x.shape[2:]), tail
-
 
 class QKVConv(nn.Module):
-    """A short convolution each on q, k and v."""
+    """A short convolution each on q, k and v, run as one over all their channels."""
 
     def __init__(self, shape: MixerShape, size: int) -> None:
         super().__init__()
@@ -72,25 +47,30 @@ class QKVConv(nn.Module):
         for conv in (self.q, self.k, self.v):
             conv.reset_parameters()
 
-    def init_tails(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> Tails:
+    def init_tail(
+        self, batch: int, *, device: torch.device, dtype: torch.dtype
+    ) -> Float[Tensor, "b c past"]:
         """The past before the first token: zeros."""
-        q, k, v = (
-            conv.init_tail(batch, device=device, dtype=dtype) for conv in (self.q, self.k, self.v)
-        )
-        return q, k, v
+        channels = sum(conv.weight.shape[0] for conv in (self.q, self.k, self.v))
+        past = self.q.weight.shape[1] - 1
+        return torch.zeros(batch, channels, past, device=device, dtype=dtype)
 
     def forward(
         self,
         q: Float[Tensor, "b t h e"],
         k: Float[Tensor, "b t n e"],
         v: Float[Tensor, "b t n e"],
-        tails: Tails,
+        tail: Float[Tensor, "b c past"] | None,
         *,
         documents: Int[Tensor, "b t"] | None = None,
         valid: Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tails]:
-        """The convolved q, k and v, and the next tails; see `ShortConv`."""
-        q, q_tail = self.q(q, tails[0], documents=documents, valid=valid)
-        k, k_tail = self.k(k, tails[1], documents=documents, valid=valid)
-        v, v_tail = self.v(v, tails[2], documents=documents, valid=valid)
-        return (q, k, v), (q_tail, k_tail, v_tail)
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Float[Tensor, "b c past"]]:
+        """The convolved q, k and v, and the next tail; tokens that are not valid come out zero."""
+        kernel = resolve("short_conv", q.device, q.dtype, needs_grad=q.requires_grad)
+        heads = torch.cat((q, k, v), dim=2)
+        weight = torch.cat((self.q.weight, self.k.weight, self.v.weight))
+        out, tail = kernel.chunked(
+            heads.flatten(2), weight, tail=tail, documents=documents, valid=valid
+        )
+        q, k, v = out.unflatten(2, heads.shape[2:]).split([x.shape[2] for x in (q, k, v)], dim=2)
+        return (q, k, v), tail

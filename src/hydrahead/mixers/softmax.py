@@ -8,8 +8,8 @@ Axes: b batch, n groups, g q_heads of each group, t queries, s keys, e head_dim.
 """
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -78,9 +78,22 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) ->
 
 def _one_token_kernels() -> AbstractContextManager[Any]:
     """All but cuDNN, which plans anew for every number of keys: 7 ms a layer and decoded token."""
-    return sdpa_kernel(
-        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    )
+    if torch.compiler.is_compiling():
+        return sdpa_kernel(
+            [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+        )
+    return _without_cudnn()
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """What `sdpa_kernel` does, without its 15 us on the host: two launches' worth, every layer."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

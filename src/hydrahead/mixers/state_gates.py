@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hydrahead.mixers.autocast import no_autocast
+
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1
 
 
@@ -50,19 +52,19 @@ class StateGates(nn.Module):
     ) -> tuple[Float[Tensor, "b t h"], Float[Tensor, "b t h"]]:
         """Step and log_decay (<= 0) of every token and head, in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(dt.dtype, torch.float32)
-        with torch.autocast(dt.device.type, enabled=False):
-            step = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
+        with no_autocast(dt.device):
+            step = F.softplus(dt + self.dt_bias.to(dtype))
             if self.dt_min > 0 or self.dt_max is not None:
                 step = step.clamp(self.dt_min, self.dt_max)
-            return step, -self.A_log.to(dtype).exp() * step
+            return step, self.A_log.to(dtype).exp().neg() * step
 
     def skip(
         self, out: Float[Tensor, "b t h e"], x: Float[Tensor, "b t h e"]
     ) -> Float[Tensor, "b t h e"]:
         """Out + D x, in fp32 (fp64 for fp64 input)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            return out.to(dtype) + self.D.to(dtype).unsqueeze(-1) * x.to(dtype)
+        with no_autocast(x.device):
+            return torch.addcmul(out, self.D.to(dtype).unsqueeze(-1), x)
 
 
 def bias_of_steps(steps: Float[Tensor, " h"]) -> Float[Tensor, " h"]:

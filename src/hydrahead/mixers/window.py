@@ -188,15 +188,21 @@ def _newest_block(state: WindowState, context: AttentionContext) -> Iterator[Blo
     k, v, stored = state.visible_entries(context.plain)
     mask = None
     if not context.plain:
-        valid, positions = _stretch(context, state.tail_length - 1)
-        order = state.tail_columns() - (state.seen - state.tail_length)
-        in_tail = (valid & (positions >= state.sinks))[:, order]
-        # Padding sees itself, like everywhere: nothing may be NaN.
-        newest = order == state.tail_length - 1
-        in_tail = in_tail | (newest & ~valid[:, -1:])
-        mask = torch.cat((state.sink_filled, in_tail), 1)[:, None, :]
+        key = "newest", state.window, state.sinks, state.capacity
+        mask = context.once(key, lambda: _newest_mask(state, context))
         assert stored == mask.shape[2]
     yield Block(rows=whole, tokens=slice(0, 1), k=k, v=v, mask=mask)
+
+
+def _newest_mask(state: WindowState, context: AttentionContext) -> Bool[Tensor, "b one s"]:
+    """What the newest token sees of the state that holds it."""
+    valid, positions = _stretch(context, state.tail_length - 1)
+    order = state.tail_columns() - (state.seen - state.tail_length)
+    in_tail = (valid & (positions >= state.sinks))[:, order]
+    # Padding sees itself, like everywhere: nothing may be NaN.
+    newest = order == state.tail_length - 1
+    in_tail = in_tail | (newest & ~valid[:, -1:])
+    return torch.cat((state.sink_filled, in_tail), 1)[:, None, :]
 
 
 def _stretch(

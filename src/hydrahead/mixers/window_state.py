@@ -9,11 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hydrahead.core.errors import HydraHeadError
-from hydrahead.mixers.contract import MixContext, MixerState
+from hydrahead.mixers.attention_context import AttentionContext
+from hydrahead.mixers.contract import MixerState
+
+Found = tuple[Bool[Tensor, "b m"], Int[Tensor, "b m"]]
+"""Whether a sink slot is filled by the new tokens, and by which of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,78 +117,84 @@ class WindowState(MixerState):
         return k, v, k.shape[2]
 
     def append(
-        self, k: Float[Tensor, "b n t e"], v: Float[Tensor, "b n t e"], context: MixContext
+        self,
+        k: Float[Tensor, "b n t e"],
+        v: Float[Tensor, "b n t e"],
+        context: AttentionContext,
     ) -> Self:
         """The state after these columns too."""
-        found, index = self._find_sinks(context)
-        sink_k, sink_v = _place(k, found, index), _place(v, found, index)
-        if self.capacity is None:
-            return self._grown(k, v, sink_k, sink_v, found)
+        found = self._find_sinks(context)
         seen = self.seen + k.shape[2]
-        if seen > self.capacity and self.capacity < max(self.window, self.sinks):
-            raise HydraHeadError(
-                f"the cache was allocated for {self.capacity} tokens and cannot hold {seen}",
-                mend="ask for a larger one (max_new_tokens, or the capacity of the cache)",
+        if self.capacity is None:
+            extra = 0 if found is None else found[0].shape[1] - self.sink_filled.shape[1]
+            filled = F.pad(self.sink_filled, (0, extra)) if extra else self.sink_filled
+            new_k, new_v = (
+                self._grown(self.k, k, found, extra),
+                self._grown(self.v, v, found, extra),
             )
-        with torch.no_grad():
-            self._write(self.k, k, sink_k, found)
-            self._write(self.v, v, sink_v, found)
-        return replace(self, sink_filled=self.sink_filled | found, seen=seen)
+        else:
+            if seen > self.capacity and self.capacity < max(self.window, self.sinks):
+                raise HydraHeadError(
+                    f"the cache was allocated for {self.capacity} tokens and cannot hold {seen}",
+                    mend="ask for a larger one (max_new_tokens, or the capacity of the cache)",
+                )
+            filled, new_k, new_v = self.sink_filled, self.k, self.v
+            with torch.no_grad():
+                self._write(self.k, k, found)
+                self._write(self.v, v, found)
+        if found is not None:
+            filled = filled | found[0]
+        return replace(self, k=new_k, v=new_v, sink_filled=filled, seen=seen)
 
-    def _find_sinks(self, context: MixContext) -> tuple[Bool[Tensor, "b m"], Int[Tensor, "b m"]]:
-        """Which slots the new tokens fill, and with which of them."""
+    def _find_sinks(self, context: AttentionContext) -> Found | None:
+        """Which slots the new tokens fill, and with which of them; None if there is nothing to do.
+
+        It is the same in every layer. Without padding the host knows when all slots are full.
+        """
+        if self.sinks == 0 or (context.plain and self.seen >= self.sinks):
+            return None
         tokens = context.positions.shape[1]
         count = min(self.sinks, self.seen + tokens)
         if self.capacity is not None:
             count = self.sink_filled.shape[1]
-        slots = torch.arange(count, device=context.positions.device)
-        match = context.positions[:, None, :] == slots[None, :, None]
-        if context.valid is not None:
-            match = match & context.valid[:, None, :]
-        return match.any(2), match.to(torch.uint8).argmax(2)
 
-    def _grown(self, k: Tensor, v: Tensor, sink_k: Tensor, sink_v: Tensor, found: Tensor) -> Self:
-        old_k, old_v, old_filled = self.sink_slots()
-        extra = found.shape[1] - old_filled.shape[1]
-        tail_k, tail_v = self.ordered_tail()
-        keep = max(self.window - k.shape[2], 0)
-        drop = max(tail_k.shape[2] - keep, 0)
-        newest = max(k.shape[2] - self.window, 0)
-        mask = found[:, None, :, None]
-        pad = (0, 0, 0, extra)
-        pieces_k = (
-            torch.where(mask, sink_k, torch.nn.functional.pad(old_k, pad)),
-            tail_k[:, :, drop:],
-            k[:, :, newest:],
-        )
-        pieces_v = (
-            torch.where(mask, sink_v, torch.nn.functional.pad(old_v, pad)),
-            tail_v[:, :, drop:],
-            v[:, :, newest:],
-        )
-        return replace(
-            self,
-            k=torch.cat(pieces_k, 2),
-            v=torch.cat(pieces_v, 2),
-            sink_filled=torch.nn.functional.pad(old_filled, (0, extra)) | found,
-            seen=self.seen + k.shape[2],
-        )
+        def find() -> Found:
+            slots = torch.arange(count, device=context.positions.device)
+            match = context.positions[:, None, :] == slots[None, :, None]
+            if context.valid is not None:
+                match = match & context.valid[:, None, :]
+            return match.any(2), match.to(torch.uint8).argmax(2)
 
-    def _write(self, storage: Tensor, new: Tensor, sinks: Tensor, found: Tensor) -> None:
-        count = found.shape[1]
-        storage[:, :, :count] = torch.where(found[:, None, :, None], sinks, storage[:, :, :count])
-        ring = storage[:, :, count:]
+        return context.once(("sinks", count), find)
+
+    def _grown(self, old: Tensor, new: Tensor, found: Found | None, extra: int) -> Tensor:
+        count = self.sink_filled.shape[1]
+        sinks, tail = old[:, :, :count], old[:, :, count:]
+        if found is not None:
+            sinks = _with_found(F.pad(sinks, (0, 0, 0, extra)), new, found)
+        drop = max(tail.shape[2] - max(self.window - new.shape[2], 0), 0)
+        newest = max(new.shape[2] - self.window, 0)
+        return torch.cat((sinks, tail[:, :, drop:], new[:, :, newest:]), 2)
+
+    def _write(self, storage: Tensor, new: Tensor, found: Found | None) -> None:
+        count = self.sink_filled.shape[1]
+        sinks, ring = storage[:, :, :count], storage[:, :, count:]
+        if found is not None:
+            sinks.copy_(_with_found(sinks, new, found))
         size = ring.shape[2]
         tokens = min(new.shape[2], size)
         first = (self.seen + new.shape[2] - tokens) % size
         straight = min(tokens, size - first)
-        ring[:, :, first : first + straight] = new[:, :, new.shape[2] - tokens :][:, :, :straight]
-        ring[:, :, : tokens - straight] = new[:, :, new.shape[2] - tokens + straight :]
+        newest = new[:, :, new.shape[2] - tokens :]
+        ring[:, :, first : first + straight] = newest[:, :, :straight]
+        if straight < tokens:
+            ring[:, :, : tokens - straight] = newest[:, :, straight:]
 
 
-def _place(
-    new: Float[Tensor, "b n t e"], found: Bool[Tensor, "b m"], index: Int[Tensor, "b m"]
+def _with_found(
+    sinks: Float[Tensor, "b n m e"], new: Float[Tensor, "b n t e"], found: Found
 ) -> Float[Tensor, "b n m e"]:
-    """The new entries that belong in the sink slots (anything where none was found)."""
+    """The sinks with the new entries that belong among them."""
+    filled, index = found
     wide = index[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
-    return new.gather(2, wide)
+    return torch.where(filled[:, None, :, None], new.gather(2, wide), sinks)

@@ -7,6 +7,8 @@ The mixers' heads come out in mixer order and go back to the teacher's slots, so
 teacher's own.
 """
 
+import itertools
+from operator import itemgetter
 from typing import cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from hydrahead.mixers.build import build_mixer, build_parallel, mixer_shape
 from hydrahead.mixers.contract import MixContext, Mixer, MixerShape, MixerState
-from hydrahead.mixers.head_order import runs_of, take_heads
+from hydrahead.mixers.head_order import runs_of
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.configuration import HydraConfig
 from hydrahead.model.fusion import Fusion
@@ -46,9 +48,19 @@ class HydraAttention(nn.Module):
             build_parallel(spec, attention_shape(config, ()))
             for spec in plan.layers[layer].parallel
         )
-        slots = [slot for assignment in assignments for slot in assignment.q_slots]
-        assert sorted(slots) == list(range(num_q_heads)), "every q_head has exactly one mixer"
-        self._sources = runs_of(sorted(range(num_q_heads), key=slots.__getitem__))
+        # Slot -> (mixer, head of it), then the runs of heads whose outputs follow each other.
+        places = {
+            slot: (mixer, head)
+            for mixer, assignment in enumerate(assignments)
+            for head, slot in enumerate(assignment.q_slots)
+        }
+        assert sorted(places) == list(range(num_q_heads)), "every q_head has exactly one mixer"
+        by_mixer = itertools.groupby((places[slot] for slot in range(num_q_heads)), itemgetter(0))
+        self._sources = [
+            (mixer, run)
+            for mixer, found in by_mixer
+            for run in runs_of([head for _, head in found])
+        ]
         normalised = {
             slot: assignment.spec.normalise_output
             for assignment in assignments
@@ -114,8 +126,9 @@ class HydraAttention(nn.Module):
         return self._fuse(outputs)
 
     def _fuse(self, outputs: list[Tensor]) -> Float[Tensor, "b t q e"]:
-        heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-        heads = take_heads(heads, self._sources)
+        heads = outputs[0]
+        if len(self._sources) > 1:
+            heads = torch.cat([outputs[mixer][:, :, run] for mixer, run in self._sources], dim=2)
         return heads if self.fusion is None else self.fusion(heads)
 
     def _all(self) -> list[Mixer]:

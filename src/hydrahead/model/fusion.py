@@ -9,8 +9,11 @@ teacher's output RMS.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from hydrahead.mixers.autocast import no_autocast
 
 EPS = 1e-6
 
@@ -38,22 +41,16 @@ class Fusion(nn.Module):
 
     def forward(self, heads: Float[Tensor, "b t q e"]) -> Float[Tensor, "b t q e"]:
         """The heads at their learned scales, in the dtype they came in."""
+        # All heads are scaled and some of them not used: fewer launches than run by run.
+        with no_autocast(heads.device):
+            normed = F.rms_norm(heads, heads.shape[-1:], eps=EPS)
+            scaled = (normed * self.gamma[:, None]).to(heads.dtype)
+        if len(self._runs) == 1:
+            return scaled
         pieces = [
-            self._scaled(heads[:, :, run], self.gamma[run])
-            if self.normalised[run.start]
-            else heads[:, :, run]
-            for run in self._runs
+            (scaled if self.normalised[run.start] else heads)[:, :, run] for run in self._runs
         ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
-
-    def _scaled(
-        self, heads: Float[Tensor, "b t some e"], gamma: Float[Tensor, " some"]
-    ) -> Float[Tensor, "b t some e"]:
-        dtype = torch.promote_types(heads.dtype, torch.float32)
-        with torch.autocast(heads.device.type, enabled=False):
-            wide = heads.to(dtype)
-            scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
-            return (wide * (scale * gamma.to(dtype)[:, None])).to(heads.dtype)
+        return torch.cat(pieces, dim=2)
 
 
 def output_rms(heads: Float[Tensor, "b t q e"]) -> Float[Tensor, " q"]:

@@ -1,9 +1,8 @@
 """The hybrid as a transformers model: a Llama-shaped decoder whose attention is a plan's mixers.
 
-Norms, MLP and rotary embedding are transformers' own Llama modules, which Qwen3, Qwen2, Llama and
-Mistral share numerically; what differs between the families (biases, per-head norms, rope scaling,
-windows) is in the configuration and the plan. An all-full plan computes what the teacher's own
-class computes.
+Norms, MLP and rotary embedding are those of Llama, which Qwen3, Qwen2, Llama and Mistral share
+numerically; what differs between the families (biases, per-head norms, rope scaling, windows) is in
+the configuration and the plan. An all-full plan computes what the teacher's own class computes.
 """
 
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from hydrahead.core.errors import HydraHeadError, unknown_name
 from hydrahead.mixers.contract import MixContext, MixerState
+from hydrahead.mixers.projections import RMSNorm, rope_tables
 from hydrahead.mixers.softmax import implementations
 from hydrahead.mixers.tap_point import TapPoint
 from hydrahead.model.adapters import require_adapter
@@ -33,6 +33,19 @@ from hydrahead.model.scaled import FinalNorm, ScaledEmbedding, ScaledMLP
 from hydrahead.plan.head_plan import HeadPlan
 
 
+class HalvesRotaryEmbedding(LlamaRotaryEmbedding):
+    """Llama's rotary embedding (with every kind of scaling), as our `apply_rope` takes it.
+
+    The name must hold "RotaryEmbedding": transformers then makes the frequencies when it loads.
+    """
+
+    def forward(
+        self, x: Tensor, position_ids: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b t e"]]:
+        """(cos, sin) in the dtype of `x`."""
+        return rope_tables(*super().forward(x, position_ids))
+
+
 class HydraLayer(GradientCheckpointingLayer):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -40,8 +53,8 @@ class HydraLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = HydraAttention(config, plan, layer)
         self.mlp = ScaledMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.residual_in_tap = TapPoint()
         self.attention_input_tap = TapPoint()
         self.attention_output_tap = TapPoint()
@@ -111,7 +124,7 @@ class HydraModel(HydraPreTrainedModel):
             HydraLayer(config, plan, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = FinalNorm(config)
-        self.rotary_emb = LlamaRotaryEmbedding(cast(Any, config))
+        self.rotary_emb = HalvesRotaryEmbedding(cast(Any, config))
         self.post_init()
 
     def forward(

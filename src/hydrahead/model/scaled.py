@@ -6,8 +6,9 @@ gets the scaled value. A factor of 1 costs nothing.
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+from hydrahead.mixers.projections import RMSNorm
 from hydrahead.model.configuration import HydraConfig
 
 
@@ -23,19 +24,19 @@ class ScaledEmbedding(nn.Embedding):
         return scaled(super().forward(input), self.factor)
 
 
-class FinalNorm(LlamaRMSNorm):
+class FinalNorm(RMSNorm):
     """The last norm times `lm_head_multiplier`: the head has no bias, so the logits are scaled.
 
     On this side of the head every loss that reads hidden states and the head's weight has it too.
     """
 
     def __init__(self, config: HydraConfig) -> None:
-        super().__init__(config.hidden_size, eps=config.rms_norm_eps)
+        super().__init__(config.hidden_size, config.rms_norm_eps)
         self.factor = config.lm_head_multiplier
 
-    def forward(self, hidden_states: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """The normalised hidden states, scaled."""
-        return scaled(super().forward(hidden_states), self.factor)
+        return scaled(super().forward(x), self.factor)
 
 
 class ScaledMLP(LlamaMLP):

@@ -17,11 +17,13 @@ def _inputs(tokens: int = 12, size: int = 4) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("tokens", [1, 2, 12])
-def test_equals_torch_conv1d(size: int, tokens: int) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_equals_torch_conv1d(size: int, tokens: int, biased: bool) -> None:
     x, weight, tail = _inputs(tokens, size)
-    out, new_tail = short_conv(x, weight, tail=tail)
+    bias = torch.randn(6, dtype=torch.float64) if biased else None
+    out, new_tail = short_conv(x, weight, bias=bias, tail=tail)
     row = torch.cat((tail, x.mT), dim=-1)
-    theirs = F.conv1d(row, weight.unsqueeze(1), groups=6).mT
+    theirs = F.conv1d(row, weight.unsqueeze(1), bias, groups=6).mT
     torch.testing.assert_close(out, theirs)
     assert torch.equal(new_tail, row[..., tokens:])
     ours = torch.autograd.grad(out.square().sum(), (x, weight, tail), allow_unused=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from hydrahead.mixers.contract import HeadMixer, MixContext, MixerShape, TeacherHeads
 from hydrahead.mixers.gated_delta import GatedDeltaMixer
 from hydrahead.mixers.lightning import LightningMixer
+from hydrahead.mixers.projections import rope_tables
 from hydrahead.plan.assignment import HeadGroup
 from hydrahead.plan.specs.base import MixerSpec
 from hydrahead.plan.specs.gated_delta import GatedDeltaSpec
@@ -86,10 +87,11 @@ def context(
     frequencies = 100.0 ** -(torch.arange(0, WIDTH, 2, dtype=torch.float64) / WIDTH)
     angles = positions.unsqueeze(-1) * frequencies
     angles = torch.cat((angles, angles), dim=-1)
+    cos, sin = rope_tables(angles.cos().to(dtype), angles.sin().to(dtype))
     return MixContext(
         positions=positions,
-        cos=angles.cos().to(dtype),
-        sin=angles.sin().to(dtype),
+        cos=cos,
+        sin=sin,
         valid=valid,
         documents=documents,
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from hydrahead.mixers.attention_base import AttentionMixer
 from hydrahead.mixers.build import build_mixer, mixer_shape
 from hydrahead.mixers.contract import MixContext
+from hydrahead.mixers.projections import rope_tables
 from hydrahead.plan.assignment import HeadGroup
 from hydrahead.plan.specs.base import MixerSpec
 
@@ -49,10 +50,11 @@ def context(
     """A bare context with rotations for the positions."""
     angles = positions[..., None] * torch.logspace(0, -2, WIDTH // 2, dtype=torch.float64)
     both = torch.cat((angles, angles), dim=-1)
+    cos, sin = rope_tables(both.cos(), both.sin())
     return MixContext(
         positions=positions,
-        cos=both.cos(),
-        sin=both.sin(),
+        cos=cos,
+        sin=sin,
         valid=valid,
         past_positions=past_positions,
         documents=documents,

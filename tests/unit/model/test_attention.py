@@ -155,3 +155,14 @@ def test_new_parameters_that_a_checkpoint_lacks_get_their_start(tmp_path) -> Non
         assert (again.get_parameter(key) == 0).all()
         bias = key.replace("weight", "bias")
         assert torch.equal(again.get_parameter(bias), tensors[bias])
+
+
+def test_a_training_step_under_autocast_is_near_the_one_without() -> None:
+    """Norm weights are then wider than what they scale; that is neither an error nor a warning."""
+    model = tiny_hybrid(PLANS["everything-q_head"], dtype=torch.float32)
+    exact = model(tokens(), labels=tokens()).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(tokens(), labels=tokens()).loss
+    loss.backward()
+    torch.testing.assert_close(loss, exact, rtol=0.05, atol=0)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())

@@ -1,15 +1,16 @@
 """The gated delta rule on fla's Triton kernels (fla-core >= 0.6), as `reference.py` has it.
 
 fla has one state per q_head, so keys, values and gates are repeated over a group and the group's
-state is taken from its first q_head (all are equal). Packed rows become one flat row with sequence
-borders. Head sizes up to 256. q, k and v go in q's dtype, gates and states in fp32. The chunk size
-is fla's (64). The recurrent form has no backward.
+state is taken from its first q_head (all are equal); a single token goes without. Packed rows
+become one flat row with sequence borders. Head sizes up to 256. q, k and v go in q's dtype, gates
+and states in fp32. The chunk size is fla's (64). The recurrent form has no backward.
 
 fla is imported inside the functions: without a GPU its import fails.
 """
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -55,9 +56,41 @@ def gated_delta_recurrent(
         fused_recurrent_gated_delta_rule,
     )
 
+    if q.shape[1] == 1 and documents is None:
+        return _one_token(
+            fused_recurrent_gated_delta_rule, q, k, v, log_decay, beta, scale, initial_state
+        )
     return _run(
         fused_recurrent_gated_delta_rule, q, k, v, log_decay, beta, scale, initial_state, documents
     )
+
+
+def _one_token(
+    function: Callable[..., tuple[Tensor, Tensor]],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    scale: float,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One token reads only the state after it, so nothing has to be repeated over a group."""
+    _, final = function(
+        q=k,  # fla reads the state too; with the queries of a group it is one product instead
+        k=k,
+        v=v.to(k.dtype),
+        g=log_decay.float(),
+        beta=beta.float(),
+        scale=scale,
+        initial_state=None if initial_state is None else initial_state.float(),
+        output_final_state=True,
+        cu_seqlens=None,
+    )
+    groups = final.flatten(0, 1)
+    rows = q.reshape(groups.shape[0], -1, q.shape[-1]).to(final.dtype)
+    out = torch.baddbmm(rows.new_empty(()), rows, groups, beta=0, alpha=scale)
+    return out.to(q.dtype).view(*q.shape[:3], -1), final
 
 
 def _run(
