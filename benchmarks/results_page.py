@@ -98,7 +98,9 @@ def long_context() -> list[str]:
         "of this size waits for launches, and a layer of both kinds of heads makes several times "
         "as many as a layer of attention. Before cuDNN's planning for every number of keys was "
         "avoided the same measurement gave 95 ms for the teacher and 174 ms for the hybrid (H200, "
-        "commit d72e1b3ce955). Prefill, where the work is, gains.",
+        "commit d72e1b3ce955). Since then a layer makes about a third of the tensor calls "
+        "([lab notebook](../lab-notebook.md)), which was not measured on a GPU yet. Prefill, where "
+        "the work is, gains.",
     ]
 
 
