@@ -35,7 +35,7 @@ def kernels() -> list[str]:
     for run in KERNEL_RUNS:
         result = load(f"verify_{run}")
         environment = result["environment"]
-        ops = dict.fromkeys(check["case"].split()[0] for check in result["checks"])
+        ops = sorted({check["case"].split()[0] for check in result["checks"]})
         parts += [
             "",
             f"{environment['device']}, {environment['kernels']}, commit "
@@ -43,7 +43,7 @@ def kernels() -> list[str]:
             "",
             *table(
                 ["operation", "tensor", "cases", "worst", "tolerance", "failed"],
-                [row for op in sorted(ops) for row in _errors(op, result["checks"])],
+                [row for op in ops for row in _errors(op, result["checks"])],
             ),
         ]
     return parts

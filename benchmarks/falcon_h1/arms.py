@@ -17,6 +17,7 @@ from hydrahead.model.families.table import FAMILIES
 from hydrahead.model.modeling import HydraForCausalLM
 from hydrahead.plan.geometry import ModelGeometry
 from hydrahead.plan.head_plan import HeadPlan, LayerPlan
+from hydrahead.plan.specs.base import MixerSpec
 from hydrahead.plan.specs.full import FullSpec
 from hydrahead.plan.specs.gated_delta import GatedDeltaSpec
 from hydrahead.plan.specs.mamba2 import Mamba2Spec
@@ -94,22 +95,22 @@ def _mamba2(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
     return config, HeadPlan(geometry=geometry, layers=(layer,) * size.layers)
 
 
+def _keeping(plan: HeadPlan, full: Mapping[int, int], other: MixerSpec) -> HeadPlan:
+    """An all-full plan with one kv_head full in each layer named, the rest `other`."""
+    layers = []
+    for index, layer in enumerate(plan.layers):
+        units = [other] * len(layer.units)
+        if index in full:
+            units[full[index]] = FullSpec()
+        layers.append(LayerPlan(units=tuple(units), parallel=layer.parallel))
+    return HeadPlan(geometry=plan.geometry, layers=tuple(layers))
+
+
 def _gated_delta(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
     """As HydraHead mixes them: one kv_head in four full, in turn over the layers."""
-    config = _llama(size, 2 * KV_HEADS, KV_HEADS, size.head_dim, mlp)
-    layers = []
-    for layer in range(size.layers):
-        units = [GatedDeltaSpec()] * KV_HEADS
-        layers.append(
-            LayerPlan(
-                units=tuple(
-                    FullSpec() if unit == layer % KV_HEADS else spec
-                    for unit, spec in enumerate(units)
-                )
-            )
-        )
-    geometry = ModelGeometry.from_config(config)
-    return config, HeadPlan(geometry=geometry, layers=tuple(layers))
+    config, plan = _attention(size, mlp)
+    turns = {layer: layer % KV_HEADS for layer in range(size.layers)}
+    return config, _keeping(plan, turns, GatedDeltaSpec())
 
 
 def _planned(
@@ -120,12 +121,7 @@ def _planned(
     def describe(size: Size, mlp: int) -> tuple[dict[str, Any], HeadPlan]:
         config, plan = _parallel(size, mlp)
         window = WindowSpec(window=WINDOW, sinks=SINKS)
-        layers = []
-        for index, layer in enumerate(plan.layers):
-            first = FullSpec() if index in full_layers else window
-            units = (first, *[window] * (KV_HEADS - 1))
-            layers.append(LayerPlan(units=units, parallel=layer.parallel))
-        return config, HeadPlan(geometry=plan.geometry, layers=tuple(layers))
+        return config, _keeping(plan, dict.fromkeys(full_layers, 0), window)
 
     return describe
 

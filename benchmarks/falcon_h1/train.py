@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import SWEPT, Size, build
+from arms import SINKS, SWEPT, Size, build
 from data import TASKS, Extent
 from step import Step
 
@@ -60,7 +60,7 @@ class Run:
         self.dtype = getattr(torch, settings["dtype"])
         self.size, self.extent = Size(**settings["size"]), Extent(**settings["extent"])
         self.lr = settings["lr"]
-        self.window = f"window:window={settings['window']},sinks=4"
+        self.window = f"window:window={settings['window']},sinks={SINKS}"
         self.repair_steps, self.pace_steps = settings["repair_steps"], settings["pace_steps"]
         self.deadline, self.graphs = settings["deadline"], settings["graphs"]
         self.result: dict[str, Any] = {"arm": arm, "seed": seed, "sweep": []}

@@ -176,8 +176,13 @@ def check(case: Case, device: torch.device) -> list[Check]:
     return checks
 
 
-def limit_tile_sizes(count: int) -> None:
-    """Let kernels that are defined from now on be tuned among `count` of their configurations."""
+def limit_tile_sizes(count: int | None) -> None:
+    """Let kernels that are defined from now on be tuned among `count` of their configurations.
+
+    For the start of a worker process, before fla is imported; None leaves all.
+    """
+    if count is None:
+        return
     from triton.runtime.autotuner import Autotuner
 
     initialise = Autotuner.__init__
@@ -189,12 +194,8 @@ def limit_tile_sizes(count: int) -> None:
     Autotuner.__init__ = limited  # type: ignore[method-assign]
 
 
-def try_cases(
-    cases: list[Case], tile_sizes: int | None
-) -> list[tuple[Case, list[Check] | str, float]]:
+def try_cases(cases: list[Case]) -> list[tuple[Case, list[Check] | str, float]]:
     """Each case with its checks, or with what went wrong, and its seconds."""
-    if tile_sizes is not None and "fla" not in sys.modules:
-        limit_tile_sizes(tile_sizes)
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     device, found = torch.device("cuda", 0), []
     for case in cases:
@@ -280,10 +281,10 @@ def main() -> int:
     cases = [c for c in all_cases(arguments.quick) if c.op in (arguments.op or REFERENCES)]
     record = Record(arguments.out, cases)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
-        waiting: list[Future[Any]] = [
-            pool.submit(try_cases, group, arguments.tile_sizes) for group in alike(cases)
-        ]
+    with ProcessPoolExecutor(
+        arguments.workers, spawn, limit_tile_sizes, (arguments.tile_sizes,)
+    ) as pool:
+        waiting: list[Future[Any]] = [pool.submit(try_cases, group) for group in alike(cases)]
         for done in as_completed(waiting):
             for found in done.result():
                 record.add(*found)

@@ -47,7 +47,7 @@ class AttentionContext(MixContext):
     padded: bool = False
     plain: bool = False
     packing: Packing | None = None
-    _found: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    _found: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False)
 
     def once(self, key: tuple[object, ...], find: Callable[[], Value]) -> Value:
         """What `find` gives, found by the first layer that asks for `key` and kept for the others.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -111,14 +110,15 @@ def _blocks(k: Tensor, v: Tensor, context: AttentionContext) -> Iterator[Block]:
     if context.packing is not None:
         yield from _packed_blocks(k, v, context)
         return
+    if tokens == 1:
+        mask = None
+        if context.padded:
+            mask = context.once(("newest",), lambda: _padded_mask(key_validity(context), 1))
+        yield Block(rows=slice(0, rows), tokens=slice(0, 1), k=k, v=v, mask=mask)
+        return
     fused = not context.padded and causal_is_fused(tokens, columns, k.device, k.dtype)
     affordable = max(MASK_ENTRIES // (rows * columns), 16)
     size = tokens if fused else min(tokens, DENSE_TOKENS, affordable)
-    if tokens == 1:
-        mask = context.once(("real keys",), lambda: _real_keys(context)) if context.padded else None
-        everything = slice(0, rows), slice(0, 1)
-        yield Block(rows=everything[0], tokens=everything[1], k=k, v=v, mask=mask)
-        return
     valid = key_validity(context) if context.padded else None
     for start in range(0, tokens, size):
         stop = min(start + size, tokens)
@@ -147,11 +147,6 @@ def _packed_blocks(k: Tensor, v: Tensor, context: AttentionContext) -> Iterator[
     for row, start, stop in packing.bounds:
         place = (slice(row, row + 1), slice(None), slice(start, stop))
         yield Block(rows=place[0], tokens=place[2], k=k[place], v=v[place], causal=True)
-
-
-def _real_keys(context: AttentionContext) -> Bool[Tensor, "b one s"]:
-    """`_padded_mask` of a single new token."""
-    return F.pad(key_validity(context)[:, :-1], (0, 1), value=True)[:, None]
 
 
 def _padded_mask(valid: Bool[Tensor, "b s"], queries: int) -> Bool[Tensor, "b t s"]:

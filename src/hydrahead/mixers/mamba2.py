@@ -200,5 +200,5 @@ class GroupedNorm(nn.Module):
     def forward(self, y: Float[Tensor, "b t w"]) -> Float[Tensor, "b t w"]:
         """`y` at mean square one in every group, times the weight."""
         grouped = y.unflatten(-1, (self.groups, -1))
-        grouped = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)
+        grouped = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps)
         return grouped.flatten(-2) * self.weight.to(y.dtype)

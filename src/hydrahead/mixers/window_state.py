@@ -124,27 +124,22 @@ class WindowState(MixerState):
     ) -> Self:
         """The state after these columns too."""
         found = self._find_sinks(context)
-        seen = self.seen + k.shape[2]
-        if self.capacity is None:
-            extra = 0 if found is None else found[0].shape[1] - self.sink_filled.shape[1]
-            filled = F.pad(self.sink_filled, (0, extra)) if extra else self.sink_filled
-            new_k, new_v = (
-                self._grown(self.k, k, found, extra),
-                self._grown(self.v, v, found, extra),
-            )
-        else:
-            if seen > self.capacity and self.capacity < max(self.window, self.sinks):
-                raise HydraHeadError(
-                    f"the cache was allocated for {self.capacity} tokens and cannot hold {seen}",
-                    mend="ask for a larger one (max_new_tokens, or the capacity of the cache)",
-                )
-            filled, new_k, new_v = self.sink_filled, self.k, self.v
-            with torch.no_grad():
-                self._write(self.k, k, found)
-                self._write(self.v, v, found)
+        seen, filled = self.seen + k.shape[2], self.sink_filled
         if found is not None:
-            filled = filled | found[0]
-        return replace(self, k=new_k, v=new_v, sink_filled=filled, seen=seen)
+            extra = found[0].shape[1] - filled.shape[1]
+            filled = (F.pad(filled, (0, extra)) if extra else filled) | found[0]
+        if self.capacity is None:
+            new_k, new_v = self._grown(self.k, k, found), self._grown(self.v, v, found)
+            return replace(self, k=new_k, v=new_v, sink_filled=filled, seen=seen)
+        if seen > self.capacity and self.capacity < max(self.window, self.sinks):
+            raise HydraHeadError(
+                f"the cache was allocated for {self.capacity} tokens and cannot hold {seen}",
+                mend="ask for a larger one (max_new_tokens, or the capacity of the cache)",
+            )
+        with torch.no_grad():
+            self._write(self.k, k, found)
+            self._write(self.v, v, found)
+        return replace(self, sink_filled=filled, seen=seen)
 
     def _find_sinks(self, context: AttentionContext) -> Found | None:
         """Which slots the new tokens fill, and with which of them; None if there is nothing to do.
@@ -167,11 +162,12 @@ class WindowState(MixerState):
 
         return context.once(("sinks", count), find)
 
-    def _grown(self, old: Tensor, new: Tensor, found: Found | None, extra: int) -> Tensor:
+    def _grown(self, old: Tensor, new: Tensor, found: Found | None) -> Tensor:
         count = self.sink_filled.shape[1]
         sinks, tail = old[:, :, :count], old[:, :, count:]
         if found is not None:
-            sinks = _with_found(F.pad(sinks, (0, 0, 0, extra)), new, found)
+            more = found[0].shape[1] - count
+            sinks = _with_found(F.pad(sinks, (0, 0, 0, more)), new, found)
         drop = max(tail.shape[2] - max(self.window - new.shape[2], 0), 0)
         newest = max(new.shape[2] - self.window, 0)
         return torch.cat((sinks, tail[:, :, drop:], new[:, :, newest:]), 2)

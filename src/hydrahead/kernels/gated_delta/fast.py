@@ -76,17 +76,8 @@ def _one_token(
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One token reads only the state after it, so nothing has to be repeated over a group."""
-    _, final = function(
-        q=k,  # fla reads the state too; with the queries of a group it is one product instead
-        k=k,
-        v=v.to(k.dtype),
-        g=log_decay.float(),
-        beta=beta.float(),
-        scale=scale,
-        initial_state=None if initial_state is None else initial_state.float(),
-        output_final_state=True,
-        cu_seqlens=None,
-    )
+    # fla reads the state too, here with the keys; the queries of a group read it in one product.
+    _, final = _run(function, k, k, v, log_decay, beta, scale, initial_state, None)
     groups = final.flatten(0, 1)
     rows = q.reshape(groups.shape[0], -1, q.shape[-1]).to(final.dtype)
     out = torch.baddbmm(rows.new_empty(()), rows, groups, beta=0, alpha=scale)
@@ -107,9 +98,10 @@ def _run(
     group = q.shape[2] // k.shape[2]
     k, v = k.to(q.dtype), v.to(q.dtype)
     log_decay, beta = log_decay.float(), beta.float()
+    state = None if initial_state is None else initial_state.float()
     if group > 1:
         k, v, log_decay, beta = (x.repeat_interleave(group, 2) for x in (k, v, log_decay, beta))
-    state = None if initial_state is None else initial_state.float().repeat_interleave(group, 1)
+        state = None if state is None else state.repeat_interleave(group, 1)
     packing = None if documents is None else pack(q, documents)
     cu_seqlens = None
     if packing is not None:

@@ -72,10 +72,11 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     group = q.shape[2] // k.shape[2]
     k, v, log_decay = k.to(q.dtype), v.to(q.dtype), log_decay.float()
+    before = None if initial_state is None else initial_state.float()
     if group > 1:
         k, v = (x.repeat_interleave(group, 2) for x in (k, v))
         log_decay = log_decay.repeat_interleave(group)
-    before = None if initial_state is None else initial_state.float().repeat_interleave(group, 1)
+        before = None if before is None else before.repeat_interleave(group, 1)
     packing = None if documents is None and valid is None else pack(q, documents, valid)
     state, cu_seqlens = before, None
     if packing is not None:
